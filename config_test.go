@@ -1,0 +1,351 @@
+package hasql
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// isolate keeps the environment of whoever runs the tests out of them.
+func isolate(t *testing.T) (home string) {
+	t.Helper()
+	home = t.TempDir()
+	for _, env := range os.Environ() {
+		if name, _, _ := strings.Cut(env, "="); strings.HasPrefix(name, "PG") {
+			t.Setenv(name, "")
+			if err := os.Unsetenv(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("HOME", home)
+	return home
+}
+
+func names(c *Config) string {
+	var list []string
+	for _, n := range c.Nodes {
+		list = append(list, n.Name)
+	}
+	return strings.Join(list, " ")
+}
+
+func TestParseConfigFindsHosts(t *testing.T) {
+	for _, test := range []struct{ name, dsn, want string }{
+		{"one", "postgres://u@h1/db", "h1:5432"},
+		{"url", "postgres://u@h1:1,h2:2,h3:3/db", "h1:1 h2:2 h3:3"},
+		{"postgresql scheme", "postgresql://u@h1,h2/db", "h1:5432 h2:5432"},
+		{"keyword value", "host=h1,h2 user=u", "h1:5432 h2:5432"},
+		{"one port for all", "host=h1,h2 port=6432 user=u", "h1:6432 h2:6432"},
+		{"ports by place", "host=h1,h2 port=1,2 user=u", "h1:1 h2:2"},
+		{"empty port is the default", "host=h1,h2 port=,2 user=u", "h1:5432 h2:2"},
+		{"port of the last alone, as libpq", "postgres://u@h1,h2:6432/db", "h1:5432 h2:6432"},
+		{"duplicates", "postgres://u@h1,h2,h1:5432/db", "h1:5432 h2:5432"},
+		{"IPv6", "postgres://u@[::1]:1,[fe80::2]/db", "[::1]:1 [fe80::2]:5432"},
+		{"IPv6 keyword", "host=::1,::2 user=u", "[::1]:5432 [::2]:5432"},
+		{"socket", "host=/tmp,/run/pg port=1,2 user=u", "/tmp:1 /run/pg:2"},
+		{"socket in a URL", "postgres://u@%2Ftmp,h2/db", "/tmp:5432 h2:5432"},
+		{"hosts in the query", "postgres://u@/db?host=h1,h2&port=1,2", "h1:1 h2:2"},
+		{"query wins", "postgres://u@h0:9/db?host=h1,h2&port=1,2", "h1:1 h2:2"},
+		{"percent", "postgres://u@h%31,h2/db", "h1:5432 h2:5432"},
+		{"quotes and blanks", `  host = 'h1,h2'   user='it\'s me' `, "h1:5432 h2:5432"},
+		{"trailing backslash", `user=u host=h1,h2\`, "h1:5432 h2:5432"},
+		{"two trailing backslashes", `host=h1,h2 user=u\\`, "h1:5432 h2:5432"},
+		{"question mark in the brackets of a host", "postgres://u@[::1]:1/db?connect_timeout=3", "[::1]:1"},
+		{"at sign behind the path", "postgres://u@h1/db?application_name=a%40b", "h1:5432"},
+		{"no path but a query", "postgres://u@h1,h2?connect_timeout=3", "h1:5432 h2:5432"},
+		{"hostaddr alone", "hostaddr=10.0.0.1,10.0.0.2 port=1,2 user=u", "10.0.0.1:1 10.0.0.2:2"},
+		{"hostaddr with host", "host=h1,h2 hostaddr=10.0.0.1,10.0.0.2 user=u", "h1:5432 h2:5432"},
+		{"hostaddr beats a socket", "host=/a,h2 hostaddr=10.0.0.1,10.0.0.2 user=u", "10.0.0.1:5432 h2:5432"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			isolate(t)
+			c, err := ParseConfig(test.dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := names(c); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+			for _, n := range c.Nodes {
+				if otherHost := otherHost(n.Pool); len(n.Pool.ConnConfig.Fallbacks) > 1 || len(n.Pool.ConnConfig.Fallbacks) == 1 && otherHost(n.Pool.ConnConfig.Fallbacks[0]) {
+					t.Errorf("%s has the fallbacks of another host", n.Name)
+				}
+			}
+		})
+	}
+}
+
+func TestParseConfigReadsTheEnvironmentAndFiles(t *testing.T) {
+	home := isolate(t)
+	write := func(name, text string) string {
+		path := filepath.Join(home, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Setenv("PGHOST", "h1,h2")
+	t.Setenv("PGPORT", "1,2")
+	t.Setenv("PGUSER", "u")
+	t.Setenv("PGPASSFILE", write("pass", "h1:1:*:u:one\nh2:2:*:u:two\n"))
+	c, err := ParseConfig("dbname=d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := names(c); got != "h1:1 h2:2" {
+		t.Errorf("from PGHOST and PGPORT: %s", got)
+	}
+	for i, want := range []string{"one", "two"} {
+		if got := c.Nodes[i].Pool.ConnConfig.Password; got != want {
+			t.Errorf("password of node %d: %q, want %q: .pgpass is per host", i, got, want)
+		}
+	}
+
+	t.Setenv("PGSERVICEFILE", write("service", "[shop]\nhost=s1,s2\nport=7\nhasql_check_interval=3s\ndbname=x\n"))
+	c, err = ParseConfig("service=shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := names(c); got != "s1:7 s2:7" || c.CheckInterval != 3*time.Second || c.Nodes[1].Pool.ConnConfig.Database != "x" {
+		t.Errorf("from the service file: %s, %v", got, c.CheckInterval)
+	}
+
+	t.Setenv("PGHOSTADDR", "10.0.0.1,10.0.0.2")
+	c, err = ParseConfig("dbname=d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ip, err := c.Nodes[1].Pool.ConnConfig.LookupFunc(t.Context(), "h2"); err != nil || ip[0] != "10.0.0.2" {
+		t.Errorf("PGHOSTADDR: %v, %v", ip, err)
+	}
+}
+
+func TestParseConfigReadsEveryOption(t *testing.T) {
+	isolate(t)
+	c, err := ParseConfig("postgres://u:pw@h1,h2/db?sslmode=disable&hasql_check_interval=2s&hasql_check_timeout=300ms" +
+		"&hasql_down_timeout=4s&hasql_recovery_interval=20ms&hasql_acquire_timeout=-1s&hasql_fallback_master=true" +
+		"&hasql_master_as_replica_weight=0.25&hasql_max_replica_lag=5s&hasql_multi_master=on&hasql_balancer=round_robin" +
+		"&hasql_zones=a,b&target_session_attrs=prefer-standby&keepalives_idle=7&keepalives_interval=8&keepalives_count=9" +
+		"&tcp_user_timeout=1234&pool_max_conns=7&fallback_application_name=shop&load_balance_hosts=random&gssencmode=disable" +
+		"&search_path=x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type options struct {
+		interval, timeout, down, recovery, acquire, lag time.Duration
+		fallback, multi                                 bool
+		weight                                          float64
+		target                                          Target
+		zones                                           string
+		picker                                          string
+		conns                                           int32
+		params                                          string
+	}
+	got := options{
+		c.CheckInterval, c.CheckTimeout, c.DownTimeout, c.RecoveryInterval, c.AcquireTimeout, c.MaxReplicaLag,
+		c.FallbackMaster, c.MultiMaster, c.MasterAsReplicaWeight, c.Target, c.Nodes[0].Zone + c.Nodes[1].Zone,
+		fmt.Sprintf("%T", c.Picker), c.Nodes[1].Pool.MaxConns, fmt.Sprint(c.Nodes[0].Pool.ConnConfig.RuntimeParams),
+	}
+	want := options{
+		2 * time.Second, 300 * time.Millisecond, 4 * time.Second, 20 * time.Millisecond, -time.Second, 5 * time.Second,
+		true, true, 0.25, TargetPreferReplica, "ab", "*hasql.roundRobin", 7, "map[application_name:shop search_path:x]",
+	}
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if c.Nodes[0].Pool.ConnConfig.ValidateConnect != nil {
+		t.Error("target_session_attrs would keep nodes out of their pools")
+	}
+	network, problems := parseNetwork(settings{"keepalives_idle": "7", "keepalives_count": "0", "tcp_user_timeout": "1234"}, time.Second)
+	if k := network.keepAlive; problems != nil || k.Idle != 7*time.Second || k.Interval != time.Second || k.Count != -1 || network.userTimeout != 1234*time.Millisecond {
+		t.Errorf("network: %+v, %v", network, problems)
+	}
+	if network, _ := parseNetwork(settings{"keepalives": "0"}, time.Second); network.dialer(0).KeepAlive >= 0 {
+		t.Error("keepalives=0 does not switch them off")
+	}
+}
+
+func TestParseConfigTargets(t *testing.T) {
+	isolate(t)
+	for attrs, want := range sessionTargets {
+		c, err := ParseConfig("host=h1,h2 user=u target_session_attrs=" + attrs)
+		if err != nil || c.Target != want {
+			t.Errorf("%s: %v, %v; want %v", attrs, c.Target, err, want)
+		}
+	}
+	t.Setenv("PGTARGETSESSIONATTRS", "standby")
+	if c, err := ParseConfig("host=h1 user=u"); err != nil || c.Target != TargetReplica {
+		t.Errorf("from the environment: %v", err)
+	}
+}
+
+func TestParseConfigSetsLimitsWherePgxpoolHasNone(t *testing.T) {
+	isolate(t)
+	c, err := ParseConfig("host=h1,h2 user=u")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.Nodes[1].Pool
+	if p.ConnConfig.ConnectTimeout != 2*time.Second || p.PingTimeout != c.CheckTimeout ||
+		p.MaxConnLifetimeJitter != p.MaxConnLifetime/10 || p.HealthCheckPeriod != 5*time.Second {
+		t.Errorf("connect %v, ping %v, jitter %v, health check %v", p.ConnConfig.ConnectTimeout, p.PingTimeout, p.MaxConnLifetimeJitter, p.HealthCheckPeriod)
+	}
+	c, err = ParseConfig("host=h1 user=u connect_timeout=9 pool_ping_timeout=8s pool_max_conn_lifetime_jitter=7s pool_health_check_period=1m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = c.Nodes[0].Pool
+	if p.ConnConfig.ConnectTimeout != 9*time.Second || p.PingTimeout != 8*time.Second ||
+		p.MaxConnLifetimeJitter != 7*time.Second || p.HealthCheckPeriod != time.Minute {
+		t.Error("what the DSN says is not kept")
+	}
+}
+
+func TestParseConfigTLSIsTheHostsOwn(t *testing.T) {
+	isolate(t)
+	c, err := ParseConfig("postgres://u@h1.example,h2.example/db?sslmode=verify-full")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"h1.example", "h2.example"} {
+		if conn := c.Nodes[i].Pool.ConnConfig; conn.TLSConfig.ServerName != want || len(conn.Fallbacks) != 0 {
+			t.Errorf("node %d: server name %s, %d fallbacks", i, conn.TLSConfig.ServerName, len(conn.Fallbacks))
+		}
+	}
+	c, err = ParseConfig("postgres://u@h1,h2/db") // sslmode=prefer: TLS, then the same host without
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.Nodes {
+		f := n.Pool.ConnConfig.Fallbacks
+		if n.Pool.ConnConfig.TLSConfig == nil || len(f) != 1 || f[0].TLSConfig != nil || f[0].Host != n.Pool.ConnConfig.Host {
+			t.Errorf("%s: wrong fallbacks for sslmode=prefer", n.Name)
+		}
+	}
+}
+
+const password = "s3cr3tPassw0rd"
+
+func TestParseConfigRefusesNonsenseByName(t *testing.T) {
+	for _, test := range []struct{ dsn, want string }{
+		{"postgres://u:" + password + "@h1:abc/db", "port"},
+		{"postgres://u:" + password + "@h1:70000/db", "port"},
+		{"host=h1,h2 port=1,2,3 password=" + password, "could not match 3 port numbers to 2 hosts"},
+		{"host=h1 password=" + password + " hasql_check_interval=soon", "hasql_check_interval=soon: not a duration"},
+		{"host=h1 password=" + password + " hasql_check_interval=-1s", "CheckInterval must be positive"},
+		{"host=h1 password=" + password + " hasql_chek_interval=1s", "hasql_chek_interval: no such option"},
+		{"host=h1 password=" + password + " pool_max_con=1", "pool_max_con: no such option of pgxpool"},
+		{"host=h1 password=" + password + " pool_max_conns=many", "pool_max_conns"},
+		{"host=h1 password=" + password + " hasql_balancer=best", "hasql_balancer=best: not one of"},
+		{"host=h1 password=" + password + " hasql_master_as_replica_weight=1.5", "MasterAsReplicaWeight must be from 0 to 1"},
+		{"host=h1 password=" + password + " hasql_master_as_replica_weight=NaN", "MasterAsReplicaWeight must be from 0 to 1"},
+		{"host=h1 password=" + password + " hasql_fallback_master=maybe", "hasql_fallback_master=maybe: neither true nor false"},
+		{"host=h1,h2 password=" + password + " hasql_zones=a", "hasql_zones: 1 zones for 2 hosts"},
+		{"host=h1,h2 password=" + password + " hostaddr=10.0.0.1", "hostaddr: 1 addresses for 2 hosts"},
+		{"host=h1 password=" + password + " hostaddr=elsewhere", `hostaddr: "elsewhere" is not an IP address`},
+		{"host=h1 password=" + password + " load_balance_hosts=yes", "load_balance_hosts=yes: neither disable nor random"},
+		{"host=h1 password=" + password + " keepalives_idle=x", "keepalives_idle=x: not a whole number"},
+		{"host=h1 password=" + password + " tcp_user_timeout=x", "tcp_user_timeout=x: not a whole number"},
+		{"host=h1 password=" + password + " target_session_attrs=master", "target_session_attrs"},
+		{"host=h1 password=" + password + " sslmode=sometimes", "sslmode"},
+		{"host=h1 password=" + password + " sslcrl=/x", "sslcrl: not supported"},
+		{"host=h1 password=" + password + " gssencmode=require", "gssencmode=require: not supported"},
+		{"host=h1 password=" + password + " connect_timeout=x", "connect_timeout"},
+		{"host=h1 password=" + password + " hasql_check_timeout=5s hasql_down_timeout=1s", "DownTimeout (1s) must not be shorter than CheckTimeout (5s)"},
+		{"host=h1 password=" + password + " hasql_recovery_interval=5s", "RecoveryInterval (5s) must not be longer than CheckInterval (1s)"},
+		{"postgresql+asyncpg://u:" + password + "@h1/db", `scheme "postgresql+asyncpg"`},
+		{"mysql://u:" + password + "@h1/db", `scheme "mysql"`},
+		{"postgres://u:s3cr3t@Passw0rd@h1/db", "write '@' in a user name or password as %40"},
+		{"host=h1 password='" + password, "unterminated quoted string"},
+		{"host=h1 password=" + password + " s3cr3tPassw0rd tail=x", "missing"},
+		{"postgres://u@h1/db?password=" + password + "&s3cr3tPassw0rd", "URI query parameter"},
+		{"postgres://u@h1/db?password=%zz" + password, "percent-encoded"},
+		{"postgres://u:" + password + "%@h1/db", "percent-encoded"},
+		{"postgres://u:" + password + "@[::1/db", "IPv6"},
+		{password, "invalid keyword/value"},
+		{"host=h1 password=" + password + " service=none", "service"},
+	} {
+		t.Run(test.want, func(t *testing.T) {
+			isolate(t)
+			c, err := ParseConfig(test.dsn)
+			if err == nil {
+				t.Fatalf("accepted, as %s", names(c))
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%q does not say %q", err, test.want)
+			}
+			for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err), fmt.Sprintf("%#v", err)} {
+				if strings.Contains(text, "s3cr3t") || strings.Contains(text, "Passw0rd") {
+					t.Errorf("the password is in %q", text)
+				}
+			}
+		})
+	}
+}
+
+func TestParseConfigNamesAllProblemsAtOnce(t *testing.T) {
+	isolate(t)
+	_, err := ParseConfig("host=h1,h2 hasql_check_interval=soon hasql_balancer=best hasql_zones=a keepalives=x")
+	for _, part := range []string{"hasql_check_interval", "hasql_balancer", "hasql_zones", "keepalives"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not name %s", err, part)
+		}
+	}
+}
+
+func TestParseConfigWarnsOfAPortForTheLastHostAlone(t *testing.T) {
+	isolate(t)
+	for dsn, want := range map[string]int{
+		"postgres://u@h1,h2:6432/db":      1,
+		"postgres://u@h1:6432,h2:6432/db": 0,
+		"postgres://u@h1,h2/db":           0,
+		"postgres://u@[::1],[::2]:6432":   1,
+		"postgres://u@h1:6432":            0,
+		"host=h1,h2 port=,6432":           0,
+	} {
+		c, err := ParseConfig(dsn)
+		if err != nil || len(c.warnings) != want {
+			t.Errorf("%s: %v, %v", dsn, c.warnings, err)
+		}
+	}
+}
+
+func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
+	isolate(t)
+	multi, err := pgxpool.ParseConfig("postgres://u@h1,h2/db?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, config := range map[string]*Config{
+		"Nodes is empty":                           {},
+		"Nodes[0] has no Pool":                     {Nodes: []NodeConfig{{Name: "a"}}},
+		`the pool of "a" has more than one host`:   {Nodes: []NodeConfig{{Name: "a", Pool: multi}}},
+		"CheckTimeout must be positive, not -1ns":  {CheckTimeout: -1},
+		"MaxReplicaLag must not be negative: -1ns": {MaxReplicaLag: -1},
+	} {
+		if _, err := NewWithConfig(t.Context(), config); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v does not say %q", err, name)
+		}
+	}
+}
+
+func TestConfigCopyIsDeep(t *testing.T) {
+	isolate(t)
+	c, err := ParseConfig("host=h1,h2 user=u")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.Copy()
+	d.Nodes[0].Name = "other"
+	d.Nodes[1].Pool.MaxConns = 99
+	d.Nodes[1].Pool.ConnConfig.RuntimeParams["x"] = "y"
+	if c.Nodes[0].Name != "h1:5432" || c.Nodes[1].Pool.MaxConns == 99 || c.Nodes[1].Pool.ConnConfig.RuntimeParams["x"] != "" {
+		t.Error("a change of the copy changed the original")
+	}
+}

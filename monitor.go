@@ -1,0 +1,302 @@
+package hasql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+)
+
+// monitor watches one node over a connection of its own, so that a full pool cannot look like a dead node and a hung
+// node delays no other: it asks, then reads until the next question is due, which tells at once when the socket ends.
+type monitor struct {
+	node         int
+	checkTimeout time.Duration
+	downTimeout  time.Duration
+	minInterval  time.Duration // between two probes, whoever asks for them
+	checker      Checker
+	config       *pgx.ConnConfig
+	prepare      func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
+	interval     func() time.Duration                         // until the next probe, as things stand
+	observe      func(observation) bool
+	hints        chan struct{} // capacity 1: a probe is wanted now
+
+	conn    *pgx.Conn
+	dialing atomic.Bool
+	askedAt time.Time // when the last probe began
+	heardAt time.Time // when the node last gave a sign of life
+}
+
+func newMonitor(node int, config *Config, interval func() time.Duration, observe func(observation) bool) *monitor {
+	pool := config.Nodes[node].Pool
+	m := &monitor{
+		node:         node,
+		checkTimeout: config.CheckTimeout,
+		downTimeout:  config.DownTimeout,
+		minInterval:  config.RecoveryInterval,
+		checker:      config.Checker,
+		config:       pool.ConnConfig.Copy(),
+		prepare:      pool.BeforeConnect,
+		interval:     interval,
+		observe:      observe,
+		hints:        make(chan struct{}, 1),
+	}
+	m.config.Tracer = nil // probes are not the user's queries
+	m.config.OnNotice = nil
+	m.config.OnNotification = nil
+	m.config.BuildContextWatcherHandler = func(pg *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.DeadlineContextWatcherHandler{Conn: pg.Conn()}
+	}
+	// pgx cleans up a connection that timed out by dialling a cancel request, which would hang as the probe did.
+	dial := m.config.DialFunc
+	m.config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !m.dialing.Load() {
+			return nil, net.ErrClosed
+		}
+		return dial(ctx, network, addr)
+	}
+	return m
+}
+
+// hint asks for a probe now. Hints that arrive before it is sent are one.
+func (m *monitor) hint() {
+	select {
+	case m.hints <- struct{}{}:
+	default:
+	}
+}
+
+// run probes until ctx ends. It returns once its connection is closed.
+func (m *monitor) run(ctx context.Context) {
+	defer m.disconnect()
+	m.heardAt = time.Now()
+	for ctx.Err() == nil {
+		if again := m.probe(ctx); !again {
+			m.rest(ctx)
+		}
+	}
+}
+
+// answer is what came of one question.
+type answer struct {
+	sent   time.Time // when the question itself was sent, after connecting
+	report Report
+	err    error
+}
+
+// probe asks the node once and sends what that shows: first, if the answer takes long, that the node is suspect and
+// then down. It reports whether to ask again at once.
+func (m *monitor) probe(ctx context.Context) (again bool) {
+	started := time.Now()
+	m.askedAt = started
+	ask, cancel := context.WithTimeout(ctx, m.downTimeout)
+	defer cancel()
+	answers := make(chan answer, 1)
+	go func() { answers <- m.ask(ask) }()
+	suspect, down := time.NewTimer(m.checkTimeout), time.NewTimer(m.downTimeout)
+	defer suspect.Stop()
+	defer down.Stop()
+	for {
+		select {
+		case a := <-answers:
+			return m.conclude(ctx, started, a)
+		case <-suspect.C:
+			m.observe(observation{node: m.node, sent: started, at: time.Now(), status: m.silence(), cause: errUnanswered})
+		case <-down.C: // the end of the question's context too, unless a Checker does not heed it
+			m.observe(observation{node: m.node, sent: started, at: time.Now(), status: StatusDown, cause: errUnanswered})
+		}
+	}
+}
+
+// ask connects if need be and asks. A connection that turns out to be lost says nothing about the node, so a second
+// connection is tried then.
+func (m *monitor) ask(ctx context.Context) answer {
+	kept := m.conn != nil
+	a := m.askOnce(ctx)
+	if kept && m.conn == nil && ctx.Err() == nil {
+		a = m.askOnce(ctx)
+	}
+	return a
+}
+
+func (m *monitor) askOnce(ctx context.Context) answer {
+	if m.conn == nil {
+		if err := m.connect(ctx); err != nil {
+			return answer{err: err}
+		}
+	}
+	sent := time.Now()
+	report, err := m.check(ctx)
+	if err != nil && m.conn.IsClosed() {
+		m.disconnect()
+	}
+	return answer{sent, report, err}
+}
+
+// check calls the Checker, which may be the user's: a panic of his must not end the monitor, or the node would keep
+// its role for ever.
+func (m *monitor) check(ctx context.Context) (report Report, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("checker panicked: %v", r)
+		}
+	}()
+	return m.checker.Check(ctx, m.conn)
+}
+
+func (m *monitor) connect(ctx context.Context) (err error) {
+	config := m.config.Copy()
+	if m.prepare != nil {
+		if err := m.prepare(ctx, config); err != nil {
+			return &hookError{err}
+		}
+	}
+	m.dialing.Store(true)
+	defer m.dialing.Store(false)
+	m.conn, err = pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		m.conn = nil
+	}
+	return err
+}
+
+// disconnect closes the connection without waiting for the server.
+func (m *monitor) disconnect() {
+	if m.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.checkTimeout)
+	defer cancel()
+	_ = m.conn.Close(ctx)
+	_ = m.conn.PgConn().Conn().Close() // ends pgx's own clean-up too, should it be draining a dead socket
+	m.conn = nil
+}
+
+// conclude sends the observation that an answer makes.
+func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (again bool) {
+	if ctx.Err() != nil {
+		return false
+	}
+	now := time.Now()
+	if a.err == nil {
+		m.heardAt = now
+		if now.Sub(a.sent) > m.checkTimeout {
+			return true // true when it was asked, perhaps no longer: a thawed master believes that it still is one
+		}
+		report := a.report
+		m.observe(observation{node: m.node, sent: a.sent, at: now, report: &report})
+		return false
+	}
+	o := observation{node: m.node, sent: started, at: now, cause: a.err}
+	_, ours := errors.AsType[*hookError](a.err)
+	switch _, answered := errors.AsType[*pgconn.PgError](a.err); {
+	case ours:
+		o.status = StatusSuspect // the node wasn't even asked
+	case gone(a.err):
+		o.status = StatusDown
+	case answered:
+		m.heardAt = now // it refuses us (a wrong password, too many connections), so it is alive
+		o.status = StatusSuspect
+	default:
+		o.status = m.silence()
+	}
+	m.observe(o)
+	return false
+}
+
+// silence is the status of a node that does not answer.
+func (m *monitor) silence() Status {
+	if time.Since(m.heardAt) >= m.downTimeout {
+		return StatusDown
+	}
+	return StatusSuspect
+}
+
+// gone reports whether err proves that no server accepts sessions at the address, in contrast to one that we cannot
+// reach, find or log in to: refused and reset connections, and the codes of shutdown, crash and start-up; see
+// https://www.postgresql.org/docs/current/errcodes-appendix.html, class 57.
+func gone(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code == "57P01" || pgErr.Code == "57P02" || pgErr.Code == "57P03"
+	}
+	for _, proof := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, proof) {
+			return true
+		}
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Net == "unix" && errors.Is(err, syscall.ENOENT) // no socket file
+}
+
+// hookError is an error of the user's BeforeConnect, such as a token service that does not answer.
+type hookError struct{ err error }
+
+func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
+func (e *hookError) Unwrap() error { return e.err }
+
+// rest waits until the next probe is due or hinted at, or until the connection ends.
+func (m *monitor) rest(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, m.interval())
+	defer cancel()
+	lost := make(chan struct{})
+	if m.conn == nil {
+		defer close(lost)
+	} else {
+		go func() {
+			defer close(lost)
+			m.watch(ctx)
+		}()
+		defer func() { <-lost }()
+	}
+	select {
+	case <-ctx.Done():
+	case <-lost:
+	case <-m.hints:
+		select {
+		case <-time.After(m.minInterval - time.Since(m.askedAt)):
+		case <-ctx.Done():
+		}
+		cancel()
+	}
+}
+
+// watch reads until ctx ends or the connection does. The server sends nothing to an idle session but its end.
+func (m *monitor) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := m.conn.PgConn().WaitForNotification(ctx); err != nil && ctx.Err() == nil {
+			m.disconnect()
+			return
+		}
+	}
+	if m.conn.IsClosed() {
+		m.disconnect()
+	}
+}
+
+// huntInterval is how often to look for a master that has been missing for so long: often at first, when a failover is
+// probably under way, and then less and less, so that a cluster that stays without one is left in peace.
+func huntInterval(missing, recovery, check time.Duration) time.Duration {
+	switch {
+	case missing < 5*time.Second:
+		return min(recovery, check)
+	case missing < 30*time.Second:
+		return min(5*recovery, check)
+	case missing < 5*time.Minute:
+		return min(25*recovery, check)
+	}
+	return check
+}
+
+// jittered spreads d by ±10 %, so that many clients do not probe in step.
+func jittered(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
+}

@@ -1,0 +1,287 @@
+package hasql
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+)
+
+// PoolManager is a pool of connections to a cluster: one pgxpool.Pool for each node, and the knowledge which node is the
+// master. It is safe for concurrent use. It is the only owner of its pools.
+type PoolManager struct {
+	config   *Config
+	log      *zap.Logger
+	cluster  *cluster
+	pools    []*nodePool // in the order of the configuration, as the nodes of a snapshot
+	monitors []*monitor
+	events   *eventQueue
+	waits    [targets]waitCount
+
+	routes [targets]Route // without options, so that Master() and its like cost nothing
+
+	stop    context.CancelFunc
+	running sync.WaitGroup // everything that ends with stop
+	closing sync.Once
+	pooled  chan struct{} // closed once every pool is closed
+}
+
+// New makes a [PoolManager] from a DSN, which is read as [ParseConfig] says. It returns at once, whatever state the
+// nodes are in: use [PoolManager.Ready] to wait for them. Errors are those of ParseConfig. Only the values of ctx are
+// used, not its end; the PoolManager must be ended with [PoolManager.Close].
+func New(ctx context.Context, dsn string) (*PoolManager, error) {
+	config, err := ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return NewWithConfig(ctx, config)
+}
+
+// NewWithConfig is [New] for a configuration made by [ParseConfig] and edited, of which it keeps a copy. Its error, a
+// [*ConfigError], names everything that makes no sense.
+func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
+	config = config.Copy()
+	config.setDefaults()
+	problems := config.problems()
+	if len(config.Nodes) == 0 {
+		problems = append(problems, "Nodes is empty")
+	}
+	if len(problems) > 0 {
+		return nil, &ConfigError{Problems: problems}
+	}
+
+	pm := &PoolManager{
+		config: config,
+		log:    config.Logger,
+		events: newEventQueue(),
+		pooled: make(chan struct{}),
+	}
+	for t := range pm.routes {
+		pm.routes[t].init(pm, Target(t))
+	}
+	now := time.Now()
+	nodes := make([]NodeState, len(config.Nodes))
+	for i, node := range config.Nodes {
+		nodes[i] = NodeState{Name: node.Name, Zone: node.Zone, Cause: errNotProbed, Since: now, index: i}
+	}
+	pm.cluster = newCluster(nodes, now, config.MultiMaster, pm.apply)
+	for i, node := range config.Nodes {
+		// Before the pool, which changes the configuration for its own use.
+		pm.monitors = append(pm.monitors, newMonitor(i, config, pm.interval, pm.cluster.observe))
+		pool, err := newNodePool(ctx, node, pm.monitors[i].hint)
+		if err != nil {
+			for _, p := range pm.pools {
+				p.pool.Close()
+			}
+			return nil, &ConfigError{Problems: []string{fmt.Sprintf("pool of %s: %v", node.Name, err)}}
+		}
+		pm.pools = append(pm.pools, pool)
+		nodes[i].load = pool.load
+	}
+	for _, warning := range config.warnings {
+		pm.log.Warn(warning)
+	}
+
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	pm.stop = stop
+	pm.running.Go(func() { pm.events.run(pm.log) })
+	pm.running.Go(func() {
+		pm.cluster.run(running)
+		pm.events.close()
+	})
+	for _, m := range pm.monitors {
+		pm.running.Go(func() { m.run(running) })
+	}
+	return pm, nil
+}
+
+// init makes a Route of a PoolManager as its configuration says.
+func (r *Route) init(pm *PoolManager, target Target, options ...RouteOption) {
+	r.pm = pm
+	r.want = want{
+		target:         target,
+		fallbackMaster: pm.config.FallbackMaster,
+		masterWeight:   pm.config.MasterAsReplicaWeight,
+		maxLag:         pm.config.MaxReplicaLag,
+	}
+	for _, option := range options {
+		option(&r.want)
+	}
+}
+
+func (pm *PoolManager) route(target Target, options []RouteOption) *Route {
+	if len(options) == 0 {
+		return &pm.routes[target]
+	}
+	r := new(Route)
+	r.init(pm, target, options...)
+	return r
+}
+
+// Master returns a [Route] to the master.
+func (pm *PoolManager) Master(options ...RouteOption) *Route { return pm.route(TargetMaster, options) }
+
+// Replica returns a [Route] to the replicas.
+func (pm *PoolManager) Replica(options ...RouteOption) *Route {
+	return pm.route(TargetReplica, options)
+}
+
+// Default returns a [Route] to [Config.Target].
+func (pm *PoolManager) Default(options ...RouteOption) *Route {
+	return pm.route(pm.config.Target, options)
+}
+
+// Acquire returns a connection to a replica if readOnly, else to the master. See [Route.Acquire].
+func (pm *PoolManager) Acquire(ctx context.Context, readOnly bool) (*pgxpool.Conn, error) {
+	if readOnly {
+		return pm.AcquireReplica(ctx)
+	}
+	return pm.AcquireMaster(ctx)
+}
+
+// AcquireMaster returns a connection to the master. See [Route.Acquire].
+func (pm *PoolManager) AcquireMaster(ctx context.Context) (*pgxpool.Conn, error) {
+	return pm.routes[TargetMaster].Acquire(ctx)
+}
+
+// AcquireReplica returns a connection to a replica, or to the master where [Config.FallbackMaster] or
+// [Config.MasterAsReplicaWeight] say so. See [Route.Acquire].
+func (pm *PoolManager) AcquireReplica(ctx context.Context) (*pgxpool.Conn, error) {
+	return pm.routes[TargetReplica].Acquire(ctx)
+}
+
+// Snapshot returns the present view of the nodes. It never blocks.
+func (pm *PoolManager) Snapshot() *Snapshot { return pm.cluster.snapshot() }
+
+// Ready blocks until there are at least so many masters and replicas, or until ctx ends. With -1 for both it waits for
+// every node to be up. Other negative numbers, and more than there are nodes, are refused. It tells the present: a
+// cluster that was ready once and is not now makes it wait again. Errors are [ErrClosed] and [*NoNodeError].
+func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
+	all := masters == -1 && replicas == -1
+	switch {
+	case all:
+	case masters < 0 || replicas < 0:
+		return fmt.Errorf("hasql: Ready(%d, %d): negative counts other than -1 for both mean nothing", masters, replicas)
+	case masters+replicas > len(pm.pools):
+		return fmt.Errorf("hasql: Ready(%d, %d): there are only %d nodes", masters, replicas, len(pm.pools))
+	}
+	wanted := fmt.Sprintf("%d masters and %d replicas", masters, replicas)
+	if all {
+		wanted = "full set of nodes"
+	}
+	return pm.await(ctx, wanted, func(s *Snapshot) bool {
+		m, r := s.MasterCount(), s.ReplicaCount()
+		return all && m+r == len(pm.pools) || !all && m >= masters && r >= replicas
+	})
+}
+
+// WaitNextCheck blocks until every node has been probed, successfully or not, by a probe that began after the call, or
+// until ctx ends. It asks the monitors for these probes; calls at the same time share them. A node that does not answer
+// counts as probed after CheckTimeout. Errors are [ErrClosed] and [*NoNodeError].
+func (pm *PoolManager) WaitNextCheck(ctx context.Context) error {
+	called := time.Now()
+	pm.hintAll()
+	return pm.await(ctx, "full round of probes", func(s *Snapshot) bool {
+		for i := range s.nodes {
+			if s.nodes[i].CheckedAt.Before(called) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// await blocks until a snapshot satisfies done.
+func (pm *PoolManager) await(ctx context.Context, wanted string, done func(*Snapshot) bool) error {
+	started := time.Now()
+	for {
+		s := pm.cluster.snapshot()
+		switch {
+		case s.closed:
+			return ErrClosed
+		case done(s):
+			return nil
+		}
+		select {
+		case <-s.next:
+		case <-ctx.Done():
+			return pm.noNode(ctx, wanted, started, nil)
+		}
+	}
+}
+
+// interval is the time until a monitor's next probe.
+func (pm *PoolManager) interval() time.Duration {
+	s := pm.cluster.snapshot()
+	if s.lostAt.IsZero() {
+		return jittered(pm.config.CheckInterval)
+	}
+	return jittered(huntInterval(time.Since(s.lostAt), pm.config.RecoveryInterval, pm.config.CheckInterval))
+}
+
+func (pm *PoolManager) hint(node int) { pm.monitors[node].hint() }
+
+func (pm *PoolManager) hintAll() {
+	for _, m := range pm.monitors {
+		m.hint()
+	}
+}
+
+// apply makes the pools follow a change of view. It runs in the cluster's goroutine, after publication: who looks
+// elsewhere because of it finds the new view.
+func (pm *PoolManager) apply(prev, next *Snapshot) {
+	for i, p := range pm.pools {
+		old, new := &prev.nodes[i], &next.nodes[i]
+		if new.Status.severed() && (!old.Status.severed() || old.Status != new.Status) {
+			p.sever(&NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause})
+		} else if !new.Status.severed() && old.Status.severed() {
+			p.restore()
+		} else if restarted(old, new) {
+			p.pool.Reset() // every connection of the old server is dead, and it came back between two probes
+		}
+		if old.Role != new.Role || old.Status != new.Status || next.closed {
+			p.retire()
+		}
+	}
+	if prev.lostAt.IsZero() && !next.lostAt.IsZero() {
+		pm.hintAll() // the hunt begins now, not when the others are due
+	}
+	pm.announce(prev, next)
+}
+
+func restarted(old, new *NodeState) bool {
+	return !old.Report.StartTime.IsZero() && !new.Report.StartTime.IsZero() && !old.Report.StartTime.Equal(new.Report.StartTime)
+}
+
+// Close ends the PoolManager: waiting acquires and new ones fail with [ErrClosed], monitors stop, idle connections are
+// closed, and those in use as soon as they are released. If ctx ends before all are, the rest is cut and an error says
+// so. Close may be called again, also at the same time; each call waits for the end.
+func (pm *PoolManager) Close(ctx context.Context) error {
+	pm.closing.Do(func() {
+		pm.stop()
+		go func() {
+			defer close(pm.pooled)
+			<-pm.cluster.done // the terminal snapshot is out: nobody starts to wait for a pool any more
+			var all sync.WaitGroup
+			for _, p := range pm.pools {
+				all.Go(p.pool.Close)
+			}
+			all.Wait()
+			pm.running.Wait()
+		}()
+	})
+	select {
+	case <-pm.pooled:
+		return nil
+	case <-ctx.Done():
+	}
+	in := 0
+	for _, p := range pm.pools {
+		in += int(p.pool.Stat().AcquiredConns())
+		p.cut(ErrClosed)
+	}
+	return fmt.Errorf("hasql: closed with %d connections still in use, which were cut: %w", in, context.Cause(ctx))
+}

@@ -1,0 +1,356 @@
+package hasql
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+)
+
+// Snapshot is an immutable view of all nodes at one moment. It is safe for concurrent use and never changes.
+type Snapshot struct {
+	nodes     []NodeState
+	at        time.Time     // of the observation that made it
+	changed   chan struct{} // closed once a later snapshot has another role or status for some node
+	next      chan struct{} // closed once there is a later snapshot
+	closed    bool          // terminal: nothing comes after it
+	incumbent int           // the node that is the master or was it last, -1 if there was none yet
+	lostAt    time.Time     // since when no master is known, zero while one is
+	identity  uint64        // system identifier of the cluster, 0 if unknown
+	settled   bool          // identity is final, because every node has been heard
+	timeline  uint32        // highest timeline seen
+	wal       []walSample   // recent positions of the master, oldest first
+}
+
+// walSample is one position of the master, and when it was asked for.
+type walSample struct {
+	at  time.Time
+	lsn LSN
+}
+
+const walSamples = 128 // about two minutes at the default CheckInterval
+
+// Time returns when the newest evidence in the snapshot was received.
+func (s *Snapshot) Time() time.Time { return s.at }
+
+// Nodes returns every node in the order of the configuration.
+func (s *Snapshot) Nodes() iter.Seq[NodeState] {
+	return slices.Values(s.nodes)
+}
+
+// Masters returns the nodes that may be written to, normally one.
+func (s *Snapshot) Masters() iter.Seq[NodeState] { return s.having(RoleMaster) }
+
+// Replicas returns the nodes that may be read from only.
+func (s *Snapshot) Replicas() iter.Seq[NodeState] { return s.having(RoleReplica) }
+
+// MasterCount returns how many nodes Masters has.
+func (s *Snapshot) MasterCount() int { return s.count(RoleMaster) }
+
+// ReplicaCount returns how many nodes Replicas has.
+func (s *Snapshot) ReplicaCount() int { return s.count(RoleReplica) }
+
+func (s *Snapshot) having(role Role) iter.Seq[NodeState] {
+	return func(yield func(NodeState) bool) {
+		for i := range s.nodes {
+			if s.nodes[i].Role == role && !yield(s.nodes[i]) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Snapshot) count(role Role) (n int) {
+	for i := range s.nodes {
+		if s.nodes[i].Role == role {
+			n++
+		}
+	}
+	return n
+}
+
+// observation is one piece of evidence about one node.
+type observation struct {
+	node   int
+	sent   time.Time // when the question was asked: the evidence is at least as old
+	at     time.Time // when it was known
+	report *Report   // nil unless the node answered
+	status Status    // without a report: StatusSuspect or StatusDown
+	cause  error     // without a report: why
+}
+
+// reduce returns the snapshot after o, or prev itself if o says nothing new. It is the only place where roles and
+// statuses come from.
+func reduce(prev *Snapshot, o observation, multiMaster bool) *Snapshot {
+	old := &prev.nodes[o.node]
+	switch {
+	case o.sent.Before(old.CheckedAt):
+		return prev // older evidence never replaces newer
+	case o.report == nil && o.sent.Equal(old.CheckedAt) && (old.answering() || old.Status == o.status):
+		return prev // this very question has been answered, or given up in the same way
+	}
+	s := *prev
+	s.nodes = slices.Clone(prev.nodes)
+	s.at = o.at
+	s.nodes[o.node].absorb(o)
+
+	s.identify()
+	s.fence(multiMaster)
+	s.follow(prev)
+	for i := range s.nodes {
+		if n, was := &s.nodes[i], &prev.nodes[i]; n.Role != was.Role || n.Status != was.Status {
+			n.Since = o.at
+		}
+	}
+	switch {
+	case s.count(RoleMaster) > 0:
+		s.lostAt = time.Time{}
+	case s.lostAt.IsZero():
+		s.lostAt = o.at
+	}
+	return &s
+}
+
+// absorb takes over what o says of this node alone. A reachable node is up here; fence may know better.
+func (n *NodeState) absorb(o observation) {
+	n.CheckedAt = o.sent
+	if o.report == nil {
+		n.Role, n.Status, n.Cause = RoleUnknown, o.status, o.cause
+		return
+	}
+	n.Report, n.ReportedAt = *o.report, o.sent
+	took := max(o.at.Sub(o.sent), 1)
+	if n.Latency == 0 {
+		n.Latency = took
+	} else {
+		n.Latency += (took - n.Latency) / 4
+	}
+	n.Role, n.Status, n.Cause = o.report.Role, StatusUp, nil
+	if n.Role == RoleUnknown {
+		n.Status, n.Cause = StatusSuspect, errRole
+	}
+}
+
+// answering reports whether the last probe was answered, whatever became of the node by fencing.
+func (n *NodeState) answering() bool {
+	return n.ReportedAt.Equal(n.CheckedAt) && n.heard()
+}
+
+// identify settles which cluster this is. Until every node has been heard once, most nodes decide, the first of the
+// configuration where they are even; after that the identity stays, unless every single node has come to agree on
+// another one, as after pg_upgrade.
+func (s *Snapshot) identify() {
+	votes := make(map[uint64]int)
+	var first []uint64 // in the order of the configuration
+	silent := false
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		silent = silent || !n.heard()
+		if id := n.Report.SystemID; id != 0 && n.answering() {
+			if votes[id]++; votes[id] == 1 {
+				first = append(first, id)
+			}
+		}
+	}
+	if len(first) == 0 {
+		return
+	}
+	winner := slices.MaxFunc(first, func(a, b uint64) int { return cmp.Compare(votes[a], votes[b]) })
+	if s.settled && votes[winner] < len(s.nodes) {
+		return
+	}
+	if s.identity != 0 && s.identity != winner {
+		s.timeline, s.wal, s.incumbent = 0, nil, -1 // another history: nothing of the old one holds
+	}
+	s.identity, s.settled = winner, s.settled || !silent
+}
+
+// fence gives every answering node its final role and status in view of the others.
+func (s *Snapshot) fence(multiMaster bool) {
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if !n.answering() {
+			continue
+		}
+		n.Role, n.Status, n.Cause = n.Report.Role, StatusUp, nil
+		if id := n.Report.SystemID; id != 0 && id != s.identity {
+			n.ban(StatusForeign, fmt.Errorf("system identifier %d, the cluster's is %d", id, s.identity))
+		} else if n.Role == RoleUnknown {
+			n.ban(StatusSuspect, errRole)
+		} else if !n.Report.InRecovery {
+			s.timeline = max(s.timeline, n.Report.Timeline)
+		}
+	}
+	if multiMaster {
+		return
+	}
+	for i := range s.nodes {
+		// Also a server that is out of recovery and set read-only: what it serves is as superseded.
+		n := &s.nodes[i]
+		if t := n.Report.Timeline; n.Status == StatusUp && !n.Report.InRecovery && t != 0 && t < s.timeline {
+			n.ban(StatusStale, fmt.Errorf("on timeline %d, superseded by timeline %d", t, s.timeline))
+		}
+	}
+	s.onlyOneMaster()
+}
+
+// onlyOneMaster leaves one of several writable nodes on one timeline, which replication cannot produce: the incumbent,
+// else the first. Two names of one server are both left.
+func (s *Snapshot) onlyOneMaster() {
+	keep := -1
+	for i := range s.nodes {
+		if s.nodes[i].Role == RoleMaster && (keep < 0 || i == s.incumbent) {
+			keep = i
+		}
+	}
+	if keep < 0 {
+		return
+	}
+	s.incumbent = keep
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.Role == RoleMaster && i != keep && !n.Report.sameServer(&s.nodes[keep].Report) {
+			n.ban(StatusStale, fmt.Errorf("a second master on timeline %d beside %s", n.Report.Timeline, s.nodes[keep].Name))
+		}
+	}
+}
+
+func (n *NodeState) ban(status Status, cause error) {
+	n.Role, n.Status, n.Cause = RoleUnknown, status, cause
+}
+
+func (r *Report) sameServer(o *Report) bool {
+	return r.SystemID != 0 && r.SystemID == o.SystemID && r.Timeline == o.Timeline &&
+		!r.StartTime.IsZero() && r.StartTime.Equal(o.StartTime)
+}
+
+// follow measures how far each replica is behind the master.
+//
+// The byte lag is the distance to the freshest known position of the master. The time lag asks when the master was
+// where the replica is now: the replica lacks what the master had written by the first sample beyond the replica's
+// position, and has all of the sample before. Between these bounds the replica's own word counts, the age of the last
+// replayed transaction, which alone would grow while the master has nothing to say. A standby that is cut off from its
+// master falls behind by both measures, though by its own it has replayed all that it received.
+func (s *Snapshot) follow(prev *Snapshot) {
+	if m := s.incumbent; m >= 0 && s.nodes[m].Role == RoleMaster {
+		r, sent := &s.nodes[m].Report, s.nodes[m].ReportedAt
+		if m != prev.incumbent || len(s.wal) > 0 && r.LSN < s.wal[len(s.wal)-1].lsn {
+			s.wal = nil
+		}
+		if r.LSN != 0 && (len(s.wal) == 0 || sent.After(s.wal[len(s.wal)-1].at)) {
+			kept := s.wal[max(0, len(s.wal)-walSamples+1):]
+			s.wal = append(slices.Clip(kept), walSample{at: sent, lsn: r.LSN})
+		}
+	}
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.Status == StatusUp && n.Report.InRecovery {
+			n.LagBytes, n.LagTime, n.LagKnown = s.lag(&n.Report, n.ReportedAt)
+		} else {
+			n.LagBytes, n.LagTime, n.LagKnown = 0, 0, n.Status == StatusUp
+		}
+	}
+}
+
+func (s *Snapshot) lag(r *Report, sent time.Time) (bytes uint64, behind time.Duration, known bool) {
+	if len(s.wal) == 0 || r.LSN == 0 {
+		// No master to compare with yet. What it replayed last is at most that old, so this errs on the safe side.
+		return 0, r.ReplayDelay, r.ReplayDelay > 0
+	}
+	newest := s.wal[len(s.wal)-1].lsn
+	if r.LSN >= newest {
+		return 0, 0, true
+	}
+	beyond, _ := slices.BinarySearchFunc(s.wal, r.LSN+1, func(w walSample, lsn LSN) int { return cmp.Compare(w.lsn, lsn) })
+	behind = max(r.ReplayDelay, sent.Sub(s.wal[beyond].at), 0)
+	if beyond > 0 {
+		behind = min(behind, max(sent.Sub(s.wal[beyond-1].at), 0))
+	}
+	return uint64(newest - r.LSN), behind, true
+}
+
+// differs reports whether some node has another role or status than in prev.
+func (s *Snapshot) differs(prev *Snapshot) bool {
+	for i := range s.nodes {
+		if n, was := &s.nodes[i], &prev.nodes[i]; n.Role != was.Role || n.Status != was.Status {
+			return true
+		}
+	}
+	return s.closed != prev.closed
+}
+
+// want is what an acquire asks for.
+type want struct {
+	target         Target
+	fallbackMaster bool
+	masterWeight   float64
+	maxLag         time.Duration
+	zone           string
+	atLeast        LSN
+}
+
+// volatile reports whether nodes begin or cease to fit without any change of role or status.
+func (w *want) volatile() bool { return w.maxLag > 0 || w.atLeast > 0 }
+
+// candidates returns the nodes that fit w: fit is what is picked from, and masters what the share masterWeight of reads
+// is picked from, empty unless there is such a share.
+func (s *Snapshot) candidates(w *want) (fit, masters []Candidate) {
+	switch w.target {
+	case TargetMaster:
+		return s.withRole(RoleMaster, w.zone, nil), nil
+	case TargetAny:
+		return s.withRole(RoleUnknown, w.zone, w.fresh), nil
+	}
+	fit = s.withRole(RoleReplica, w.zone, w.fresh)
+	if w.masterWeight > 0 {
+		masters = s.withRole(RoleMaster, "", nil)
+	}
+	if len(fit) == 0 && (w.fallbackMaster || w.target == TargetPreferReplica) {
+		fit = s.withRole(RoleMaster, "", nil)
+	}
+	return fit, masters
+}
+
+// fresh reports whether a node is close enough behind the master. A lag that nobody knows is not within a limit.
+func (w *want) fresh(n *NodeState) bool {
+	if n.Role == RoleMaster {
+		return true
+	}
+	return (w.maxLag == 0 || n.LagKnown && n.LagTime <= w.maxLag) && n.Report.LSN >= w.atLeast
+}
+
+// withRole returns the nodes that are up in a role (RoleUnknown: in any) and that fit, those of the zone alone if there
+// are any.
+func (s *Snapshot) withRole(role Role, zone string, fits func(*NodeState) bool) []Candidate {
+	var all, near []Candidate
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if n.Status != StatusUp || role != RoleUnknown && n.Role != role || fits != nil && !fits(n) {
+			continue
+		}
+		all = append(all, Candidate{NodeState: n, Latency: n.Latency})
+		if zone != "" && n.Zone == zone {
+			near = append(near, Candidate{NodeState: n, Latency: n.Latency})
+		}
+	}
+	if len(near) > 0 {
+		all = near
+	}
+	return prepared(all)
+}
+
+// prepared fills in what the pickers of this package look up.
+func prepared(cs []Candidate) []Candidate {
+	order := make([]int, len(cs))
+	sum := 0.0
+	for i := range cs {
+		order[i] = i
+		sum += 1 / float64(max(cs[i].Latency, time.Microsecond))
+		cs[i].weightSum = sum
+		cs[i].load = cs[i].NodeState.load
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cs[a].Latency, cs[b].Latency) })
+	for k, i := range order {
+		cs[k].byLatency = i
+	}
+	return cs
+}

@@ -1,0 +1,472 @@
+package hasql
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// world is a cluster without servers: a snapshot that tests feed with observations.
+type world struct {
+	s     *Snapshot
+	multi bool
+	now   time.Time
+}
+
+func newWorld(nodes int) *world {
+	w := &world{now: time.Unix(1_000_000, 0)}
+	w.s = &Snapshot{at: w.now, lostAt: w.now, incumbent: -1}
+	for i := range nodes {
+		w.s.nodes = append(w.s.nodes, NodeState{
+			Name: fmt.Sprintf("pg%d", i), index: i, load: &nodeLoad{limit: 10}, Cause: errNotProbed,
+		})
+	}
+	return w
+}
+
+const cluster1, cluster2 = 71, 72
+
+func master(timeline uint32, lsn LSN) Report {
+	return Report{Role: RoleMaster, SystemID: cluster1, Timeline: timeline, LSN: lsn, StartTime: time.Unix(int64(timeline), 0)}
+}
+
+func replica(lsn LSN) Report {
+	return Report{Role: RoleReplica, InRecovery: true, SystemID: cluster1, LSN: lsn}
+}
+
+// sees is a probe answered after 1 ms.
+func (w *world) sees(node int, r Report) *world {
+	sent := w.now
+	w.now = w.now.Add(time.Millisecond)
+	w.s = reduce(w.s, observation{node: node, sent: sent, at: w.now, report: &r}, w.multi)
+	return w
+}
+
+func (w *world) loses(node int, status Status) *world {
+	sent := w.now
+	w.now = w.now.Add(time.Millisecond)
+	w.s = reduce(w.s, observation{node: node, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.multi)
+	return w
+}
+
+func (w *world) after(d time.Duration) *world {
+	w.now = w.now.Add(d)
+	return w
+}
+
+// view is the roles of all nodes, or their statuses where they have none: "M R stale".
+func (w *world) view() string {
+	var parts []string
+	for n := range w.s.Nodes() {
+		switch n.Role {
+		case RoleMaster:
+			parts = append(parts, "M")
+		case RoleReplica:
+			parts = append(parts, "R")
+		default:
+			parts = append(parts, n.Status.String())
+		}
+	}
+	return strings.Join(parts, " ")
+}
+
+func TestReduce(t *testing.T) {
+	with := func(r Report, change func(*Report)) Report { change(&r); return r }
+	foreign := func(r Report) Report { return with(r, func(r *Report) { r.SystemID = cluster2 }) }
+	bare := func(role Role) Report { return Report{Role: role, InRecovery: role == RoleReplica} }
+	for _, test := range []struct {
+		name string
+		do   func(w *world)
+		want string
+	}{
+		{"nothing heard", func(w *world) {}, "suspect suspect suspect"},
+		{"a healthy cluster", func(w *world) { w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, replica(9)) }, "M R R"},
+		{"a role is not guessed", func(w *world) { w.sees(0, Report{SystemID: cluster1}) }, "suspect suspect suspect"},
+		{"suspect has no role", func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusSuspect) }, "suspect suspect suspect"},
+		{"suspect comes back", func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusSuspect).sees(0, master(1, 9)) }, "M suspect suspect"},
+		{"down", func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusDown) }, "down suspect suspect"},
+		{
+			"failover",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, replica(9)).loses(0, StatusDown).sees(1, master(2, 10))
+			}, "down M suspect",
+		},
+		{
+			"a thawed master is stale",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, replica(9)).loses(0, StatusSuspect).sees(1, master(2, 10)).sees(0, master(1, 11))
+			}, "stale M suspect",
+		},
+		{
+			"it is stale the moment the new one is seen",
+			func(w *world) { w.sees(0, master(1, 9)).sees(1, master(2, 9)) }, "stale M suspect",
+		},
+		{
+			"never back to a lower timeline, even when the new master has gone",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, master(2, 9)).loses(1, StatusDown).sees(0, master(1, 9))
+			}, "stale down suspect",
+		},
+		{
+			"a stale master that is set read-only is stale",
+			func(w *world) {
+				w.sees(1, master(2, 9)).sees(0, with(master(1, 9), func(r *Report) { r.Role = RoleReplica }))
+			}, "stale M suspect",
+		},
+		{
+			"a stale master that rejoins is a replica",
+			func(w *world) { w.sees(0, master(1, 9)).sees(1, master(2, 9)).sees(0, replica(9)) }, "R M suspect",
+		},
+		{
+			"a master set read-only is a replica",
+			func(w *world) { w.sees(0, with(master(1, 9), func(r *Report) { r.Role = RoleReplica })) }, "R suspect suspect",
+		},
+		{
+			"two masters on one timeline: the incumbent stays",
+			func(w *world) {
+				w.sees(1, master(1, 9)).sees(0, with(master(1, 9), func(r *Report) { r.StartTime = time.Unix(5, 0) }))
+			}, "stale M suspect",
+		},
+		{
+			"two masters on one timeline, the incumbent gone: the other may",
+			func(w *world) {
+				w.sees(1, master(1, 9)).sees(0, with(master(1, 9), func(r *Report) { r.StartTime = time.Unix(5, 0) })).loses(1, StatusDown)
+			}, "M down suspect",
+		},
+		{"two names of one server", func(w *world) { w.sees(0, master(1, 9)).sees(1, master(1, 9)) }, "M M suspect"},
+		{"two masters without timelines", func(w *world) { w.sees(1, bare(RoleMaster)).sees(0, bare(RoleMaster)) }, "stale M suspect"},
+		{"a cluster without timelines", func(w *world) { w.sees(0, bare(RoleMaster)).sees(1, bare(RoleReplica)) }, "M R suspect"},
+		{"several masters where that is meant", func(w *world) {
+			w.multi = true
+			w.sees(0, master(1, 9)).sees(1, master(2, 9))
+		}, "M M suspect"},
+		{"foreign", func(w *world) { w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, foreign(replica(9))) }, "M R foreign"},
+		{
+			"foreign, though it was heard first",
+			func(w *world) { w.sees(2, foreign(master(5, 9))).sees(0, master(1, 9)).sees(1, replica(9)) }, "M R foreign",
+		},
+		{
+			"foreign masters are never used, even alone",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, foreign(master(9, 9))).loses(0, StatusDown).loses(1, StatusDown)
+			}, "down down foreign",
+		},
+		{
+			"once settled, most foreigners change nothing",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, replica(9)).sees(1, foreign(master(1, 9))).sees(2, foreign(replica(9)))
+			}, "M foreign foreign",
+		},
+		{
+			"all nodes agree on another cluster, as after pg_upgrade, whatever its timeline",
+			func(w *world) {
+				w.sees(0, master(7, 9)).sees(1, replica(9)).sees(2, replica(9))
+				w.sees(0, foreign(master(1, 9))).sees(1, foreign(replica(9))).sees(2, foreign(replica(9)))
+			}, "M R R",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(3)
+			test.do(w)
+			if got := w.view(); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+			for n := range w.s.Nodes() {
+				if (n.Cause == nil) != (n.Status == StatusUp) {
+					t.Errorf("%s is %s because of %v", n.Name, n.Status, n.Cause)
+				}
+				if n.Role != RoleUnknown && n.Status != StatusUp {
+					t.Errorf("%s is %s and has the role %s", n.Name, n.Status, n.Role)
+				}
+			}
+		})
+	}
+}
+
+func TestReduceIgnoresOlderEvidence(t *testing.T) {
+	w := newWorld(2).sees(0, master(1, 9))
+	old := w.now
+	w.after(time.Second).sees(0, replica(9))
+	r := master(1, 9)
+	for name, o := range map[string]observation{
+		"an older answer":         {node: 0, sent: old, at: w.now.Add(time.Second), report: &r},
+		"an older silence":        {node: 0, sent: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
+		"an answer given up late": {node: 0, sent: w.s.nodes[0].CheckedAt, at: w.now, status: StatusSuspect, cause: errUnanswered},
+	} {
+		if next := reduce(w.s, o, false); next != w.s {
+			t.Errorf("%s changed the snapshot", name)
+		}
+	}
+}
+
+func TestReduceLeavesThePreviousSnapshotAlone(t *testing.T) {
+	w := newWorld(3).sees(0, master(1, 9)).sees(1, replica(5))
+	before, was := w.s, fmt.Sprintf("%+v %+v", w.s.nodes, w.s.wal)
+	w.sees(0, master(1, 20)).sees(1, master(2, 30)).loses(2, StatusDown)
+	if is := fmt.Sprintf("%+v %+v", before.nodes, before.wal); is != was {
+		t.Errorf("a published snapshot changed:\n%s\n%s", was, is)
+	}
+}
+
+func TestReduceKeepsTimeWithoutMaster(t *testing.T) {
+	w := newWorld(2)
+	if w.s.lostAt.IsZero() {
+		t.Error("a new cluster knows no master")
+	}
+	w.sees(0, master(1, 9)).sees(1, replica(9))
+	if !w.s.lostAt.IsZero() {
+		t.Error("a master is known")
+	}
+	w.after(time.Minute).loses(0, StatusDown)
+	lost := w.now
+	w.after(time.Second).loses(0, StatusDown)
+	if !w.s.lostAt.Equal(lost) {
+		t.Errorf("lost at %v, not %v", w.s.lostAt, lost)
+	}
+}
+
+// TestReduceInvariants feeds random evidence and checks what must hold whatever is seen.
+func TestReduceInvariants(t *testing.T) {
+	for seed := range uint64(300) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		w := newWorld(1 + random.IntN(4))
+		w.multi = random.IntN(8) == 0
+		var highest uint32
+		for range 200 {
+			node := random.IntN(len(w.s.nodes))
+			prev := w.s
+			switch random.IntN(4) {
+			case 0:
+				w.loses(node, []Status{StatusSuspect, StatusDown}[random.IntN(2)])
+			case 1:
+				w.sees(node, replica(LSN(random.IntN(100))))
+			default:
+				r := master(uint32(random.IntN(4)), LSN(random.IntN(100)))
+				r.SystemID = []uint64{0, cluster1, cluster1, cluster1, cluster2}[random.IntN(5)]
+				r.Role = Role(random.IntN(3))
+				w.sees(node, r)
+			}
+			if w.s.identity != prev.identity {
+				highest = 0
+			}
+			check(t, seed, prev, w.s, w.multi, &highest)
+		}
+	}
+}
+
+func check(t *testing.T, seed uint64, prev, s *Snapshot, multi bool, highest *uint32) {
+	t.Helper()
+	*highest = max(*highest, s.timeline)
+	var masters []NodeState
+	for n := range s.Nodes() {
+		if n.Status == StatusUp && n.Report.SystemID != 0 && n.Report.SystemID != s.identity {
+			t.Fatalf("seed %d: %s is foreign and up", seed, n.Name)
+		}
+		if n.Role == RoleMaster {
+			masters = append(masters, n)
+			if tl := n.Report.Timeline; !multi && tl != 0 && tl < *highest {
+				t.Fatalf("seed %d: the master is on timeline %d after %d", seed, tl, *highest)
+			}
+		}
+		if n.LagTime < 0 {
+			t.Fatalf("seed %d: negative lag", seed)
+		}
+		if was := prev.nodes[n.index]; n.CheckedAt.Before(was.CheckedAt) || n.ReportedAt.Before(was.ReportedAt) {
+			t.Fatalf("seed %d: the evidence for %s went back in time", seed, n.Name)
+		}
+	}
+	for i := range masters {
+		if !multi && !masters[i].Report.sameServer(&masters[0].Report) && i > 0 {
+			t.Fatalf("seed %d: two masters: %v", seed, masters)
+		}
+	}
+	if (len(masters) == 0) == s.lostAt.IsZero() {
+		t.Fatalf("seed %d: %d masters, lost at %v", seed, len(masters), s.lostAt)
+	}
+}
+
+func TestLag(t *testing.T) {
+	lag := func(w *world) string {
+		n := w.s.nodes[1]
+		if !n.LagKnown {
+			return "unknown"
+		}
+		return fmt.Sprintf("%d bytes %v", n.LagBytes, n.LagTime.Round(time.Second/10))
+	}
+	behind := func(lsn LSN, replayed time.Duration) Report {
+		r := replica(lsn)
+		r.ReplayDelay = replayed
+		return r
+	}
+	for _, test := range []struct {
+		name string
+		do   func(w *world)
+		want string
+	}{
+		{"no master seen", func(w *world) { w.sees(1, replica(5)) }, "unknown"},
+		{"no master seen, but its own word", func(w *world) { w.sees(1, behind(5, 3*time.Second)) }, "0 bytes 3s"},
+		{"level", func(w *world) { w.sees(0, master(1, 100)).sees(1, behind(100, time.Hour)) }, "0 bytes 0s"},
+		{"ahead of the last probe of the master", func(w *world) { w.sees(0, master(1, 100)).sees(1, replica(120)) }, "0 bytes 0s"},
+		{
+			"an idle master is not lag",
+			func(w *world) {
+				w.sees(0, master(1, 100)).after(time.Minute).sees(0, master(1, 100)).sees(1, behind(100, time.Minute))
+			}, "0 bytes 0s",
+		},
+		{
+			"cut off from a master that goes on, by the samples",
+			func(w *world) {
+				w.sees(0, master(1, 100)).sees(1, replica(100))
+				for i := range LSN(10) {
+					w.after(time.Second).sees(0, master(1, 110+i*10))
+				}
+				w.after(time.Second).sees(1, behind(100, time.Hour))
+			}, "100 bytes 11s",
+		},
+		{
+			"its own word is between the samples",
+			func(w *world) {
+				w.sees(0, master(1, 100)).after(10*time.Second).sees(0, master(1, 200)).after(time.Second).sees(1, behind(150, 4*time.Second))
+			}, "50 bytes 4s",
+		},
+		{
+			"its own word is too small",
+			func(w *world) {
+				w.sees(0, master(1, 100)).sees(0, master(1, 200)).after(9*time.Second).sees(1, behind(150, time.Second))
+			}, "50 bytes 9s",
+		},
+		{
+			"a record of a minute ago replayed a moment late on an idle master",
+			func(w *world) {
+				w.sees(0, master(1, 100)).after(time.Second).sees(0, master(1, 110)).sees(1, behind(100, time.Hour))
+			}, "10 bytes 1s",
+		},
+		{
+			"kept while there is no master",
+			func(w *world) {
+				w.sees(0, master(1, 100)).after(time.Second).sees(0, master(1, 200)).loses(0, StatusDown).after(time.Second).sees(1, replica(150))
+			}, "50 bytes 1s",
+		},
+		{
+			"a new master starts a new history",
+			func(w *world) {
+				w.sees(0, master(1, 500)).sees(2, master(2, 300)).sees(1, replica(300))
+			}, "0 bytes 0s",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(3)
+			test.do(w)
+			if got := lag(w); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestLagHistoryIsBounded(t *testing.T) {
+	w := newWorld(2)
+	for i := range LSN(1000) {
+		w.after(time.Second).sees(0, master(1, i+1))
+	}
+	if len(w.s.wal) != walSamples {
+		t.Errorf("%d samples", len(w.s.wal))
+	}
+	w.sees(1, replica(1))
+	if n := w.s.nodes[1]; n.LagTime < (walSamples-2)*time.Second {
+		t.Errorf("lag %v of a replica behind all samples", n.LagTime)
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	lagging := replica(50)
+	build := func(view string) *world {
+		w := newWorld(4)
+		for i, c := range view {
+			switch c {
+			case 'M':
+				w.sees(i, master(1, 100)).after(5*time.Second).sees(i, master(1, 200)).after(3 * time.Second)
+			case 'R':
+				w.sees(i, replica(200))
+			case 'L':
+				w.sees(i, lagging)
+			case 'D':
+				w.loses(i, StatusDown)
+			}
+		}
+		w.s.nodes[2].Zone, w.s.nodes[3].Zone = "b", "b"
+		return w
+	}
+	read := func(options ...RouteOption) want {
+		w := want{target: TargetReplica}
+		for _, o := range options {
+			o(&w)
+		}
+		return w
+	}
+	for _, test := range []struct {
+		name, view string
+		want       want
+		fit, share []int
+	}{
+		{"master", "MRR", want{target: TargetMaster}, []int{0}, nil},
+		{"no master", "DRR", want{target: TargetMaster}, nil, nil},
+		{"replicas", "MRRD", read(), []int{1, 2}, nil},
+		{"no replica", "MDDD", read(), nil, nil},
+		{"fallback", "MDDD", read(WithFallbackMaster(true)), []int{0}, nil},
+		{"no fallback where a replica fits", "MDRD", read(WithFallbackMaster(true)), []int{2}, nil},
+		{"prefer replica", "MDDD", want{target: TargetPreferReplica}, []int{0}, nil},
+		{"any", "MRDR", want{target: TargetAny}, []int{0, 1, 3}, nil},
+		{"share", "MRRD", read(WithMasterAsReplicaWeight(0.5)), []int{1, 2}, []int{0}},
+		{"share above one", "MRRD", read(WithMasterAsReplicaWeight(7)), []int{1, 2}, []int{0}},
+		{"lag", "MLRD", read(WithMaxLag(time.Second)), []int{2}, nil},
+		{"lag within the limit", "MLRD", read(WithMaxLag(time.Minute)), []int{1, 2}, nil},
+		{"all lag, fallback", "MLLL", read(WithMaxLag(time.Second), WithFallbackMaster(true)), []int{0}, nil},
+		{"unknown lag is not within a limit", "DRDD", read(WithMaxLag(time.Minute)), nil, nil},
+		{"zone", "MRRR", read(WithZone("b")), []int{2, 3}, nil},
+		{"zone without a node", "MRDD", read(WithZone("b")), []int{1}, nil},
+		{"at least", "MLRD", read(AtLeast(150)), []int{2}, nil},
+		{"at least what nobody has", "MRRD", read(AtLeast(900)), nil, nil},
+		{"at least what nobody has, fallback", "MRRD", read(AtLeast(900), WithFallbackMaster(true)), []int{0}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			index := func(cs []Candidate) (list []int) {
+				for _, c := range cs {
+					list = append(list, c.index)
+				}
+				return list
+			}
+			fit, share := build(test.view).s.candidates(&test.want)
+			if !slices.Equal(index(fit), test.fit) || !slices.Equal(index(share), test.share) {
+				t.Errorf("got %v and %v, want %v and %v", index(fit), index(share), test.fit, test.share)
+			}
+		})
+	}
+}
+
+func TestLSN(t *testing.T) {
+	for _, text := range []string{"0/0", "16/B374D848", "FFFFFFFF/FFFFFFFF"} {
+		if lsn, err := ParseLSN(text); err != nil || lsn.String() != text {
+			t.Errorf("%s: %v, %v", text, lsn, err)
+		}
+	}
+	for _, text := range []string{"", "1", "x/1", "1/x", "1/2/3", "100000000/0"} {
+		if lsn, err := ParseLSN(text); err == nil {
+			t.Errorf("%q was read as %v", text, lsn)
+		}
+	}
+}
+
+func TestNodeStateString(t *testing.T) {
+	w := newWorld(2).sees(0, master(1, 9))
+	w.s.nodes[1].Cause = errors.New("several\n\tlines")
+	for i, want := range []string{"pg0 up master, 0 of 10 connections in use", "pg1 suspect: several lines"} {
+		if got := w.s.nodes[i].String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -1,0 +1,24 @@
+package hasql
+
+// Target is the kind of node that work is meant for.
+type Target uint8
+
+const (
+	// TargetAny is any node that is up.
+	TargetAny Target = iota
+	// TargetMaster is a node that may be written to.
+	TargetMaster
+	// TargetReplica is a node that may be read from only; with FallbackMaster the master while no replica fits.
+	TargetReplica
+	// TargetPreferReplica is a replica, or the master while no replica fits.
+	TargetPreferReplica
+
+	targets = int(TargetPreferReplica) + 1
+)
+
+func (t Target) String() string {
+	if int(t) >= targets {
+		return "no target"
+	}
+	return [...]string{"node", "master", "replica", "replica or master"}[t]
+}
