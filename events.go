@@ -14,8 +14,9 @@ type Hooks struct {
 	// NodeChanged is called when a node's Role or Status has changed.
 	NodeChanged func(old, new NodeState)
 
-	// MasterChanged is called when another node has become the master, or when there is none any more (new is the
-	// zero NodeState) or again. gap is how long no master was known before new, 0 where there was no such time.
+	// MasterChanged is called when a node has become the master, and when there is none any more: then new is the zero
+	// NodeState. old is the last master there was, with what was last known of it, or the zero NodeState. gap is how
+	// long no master was known before new.
 	MasterChanged func(old, new NodeState, gap time.Duration)
 }
 
@@ -41,6 +42,9 @@ func (pm *PoolManager) announce(prev, next *Snapshot) {
 	var gap time.Duration
 	if is.Name != "" && !prev.lostAt.IsZero() {
 		gap = next.at.Sub(prev.lostAt)
+		if prev.incumbent >= 0 {
+			was = prev.nodes[prev.incumbent]
+		}
 	}
 	pm.events.add(func() { pm.masterChanged(was, is, gap) })
 }
@@ -72,9 +76,9 @@ func (pm *PoolManager) nodeChanged(old, new NodeState) {
 
 func (pm *PoolManager) masterChanged(was, is NodeState, gap time.Duration) {
 	if is.Name == "" {
-		pm.log.Warn("no master", zap.String("was", was.Name))
+		pm.log.Warn("master lost", zap.String("node", was.Name))
 	} else {
-		pm.log.Info("master", zap.String("node", is.Name), zap.String("was", was.Name), zap.Duration("gap", gap))
+		pm.log.Info("master found", zap.String("node", is.Name), zap.String("was", was.Name), zap.Duration("gap", gap))
 	}
 	if hook := pm.config.Hooks.MasterChanged; hook != nil {
 		hook(was, is, gap)

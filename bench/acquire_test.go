@@ -1,0 +1,169 @@
+// Package bench compares the cost of an acquire with that of a bare pgxpool.Pool, in one run, on real PostgreSQL.
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/pgcluster"
+)
+
+// cluster is one master and one replica. The replica listens on every loopback address, each of which is a node of its
+// own to the library: so there can be a hundred nodes on one machine.
+func cluster(b *testing.B) *pgcluster.Cluster {
+	b.Helper()
+	c, err := pgcluster.Start(b.Context(), pgcluster.Options{
+		Replicas:   1,
+		Parameters: map[string]string{"listen_addresses": "0.0.0.0", "max_connections": "1000"},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return c
+}
+
+// manager routes over the master and so many addresses of the replica that there are nodes in all.
+func manager(b *testing.B, c *pgcluster.Cluster, nodes int, balancer string) *hasql.PoolManager {
+	b.Helper()
+	hosts := []string{c.Nodes()[0].Addr()}
+	for i := range nodes - 1 {
+		hosts = append(hosts, fmt.Sprintf("127.0.0.%d:%d", 1+i, c.Nodes()[1].Port()))
+	}
+	dsn := "postgres://postgres@" + strings.Join(hosts, ",") + "/postgres?sslmode=disable&pool_max_conns=4&hasql_balancer=" + balancer
+	pm, err := hasql.New(b.Context(), dsn)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := pm.Close(context.Background()); err != nil {
+			b.Error(err)
+		}
+	})
+	if err := pm.Ready(b.Context(), 1, nodes-1); err != nil {
+		b.Fatal(err)
+	}
+	return pm
+}
+
+type acquirer func(context.Context) (*pgxpool.Conn, error)
+
+// BenchmarkAcquire is Acquire and Release of an idle connection.
+func BenchmarkAcquire(b *testing.B) {
+	c := cluster(b)
+	for _, nodes := range []int{3, 100} {
+		pool, pm := bare(b, c), manager(b, c, nodes, "least_loaded")
+		for name, acquire := range map[string]acquirer{"master": pm.AcquireMaster, "replica": pm.AcquireReplica} {
+			warm(b, acquire, nodes*20)
+			b.Run(fmt.Sprintf("%s/%d", name, nodes), func(b *testing.B) {
+				compare(b, once(b, pool.Acquire), once(b, acquire))
+			})
+		}
+	}
+}
+
+func once(b *testing.B, acquire acquirer) func() {
+	ctx := context.Background()
+	return func() {
+		conn, err := acquire(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		conn.Release()
+	}
+}
+
+// BenchmarkQueryRow is a whole round trip.
+func BenchmarkQueryRow(b *testing.B) {
+	c := cluster(b)
+	pool, pm := bare(b, c), manager(b, c, 3, "least_loaded")
+	query := func(db interface {
+		QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	},
+	) func() {
+		ctx := context.Background()
+		return func() {
+			var n int
+			if err := db.QueryRow(ctx, "select 1").Scan(&n); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	compare(b, query(pool), query(pm.Master()))
+}
+
+// bare is what the library is compared with.
+func bare(b *testing.B, c *pgcluster.Cluster) *pgxpool.Pool {
+	b.Helper()
+	pool, err := pgxpool.New(b.Context(), c.Nodes()[0].DSN()+"&pool_max_conns=4")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(pool.Close)
+	warm(b, pool.Acquire, 1)
+	return pool
+}
+
+// warm opens connections, so that none is opened while time is taken.
+func warm(b *testing.B, acquire acquirer, rounds int) {
+	b.Helper()
+	for range rounds {
+		var conns []*pgxpool.Conn
+		for range 2 {
+			conn, err := acquire(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			conns = append(conns, conn)
+		}
+		for _, conn := range conns {
+			conn.Release()
+		}
+	}
+}
+
+// compare runs both in turn, in blocks short enough for a drift of the machine to hit both alike, and reports the median
+// block of each, their difference and ratio, and the allocations of each.
+func compare(b *testing.B, pgxpool, hasql func()) {
+	const block = 500
+	theirs, ours := new(series), new(series)
+	for b.Loop() {
+		theirs.add(block, pgxpool)
+		ours.add(block, hasql)
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(theirs.median(), "pgxpool-ns")
+	b.ReportMetric(ours.median(), "hasql-ns")
+	b.ReportMetric(ours.median()-theirs.median(), "more-ns")
+	b.ReportMetric(ours.median()/theirs.median(), "ratio")
+	b.ReportMetric(testing.AllocsPerRun(block, pgxpool), "pgxpool-allocs")
+	b.ReportMetric(testing.AllocsPerRun(block, hasql), "hasql-allocs")
+}
+
+// series are the times per operation of many blocks.
+type series struct{ times []float64 }
+
+func (s *series) add(block int, f func()) {
+	start := time.Now()
+	for range block {
+		f()
+	}
+	s.times = append(s.times, float64(time.Since(start).Nanoseconds())/float64(block))
+}
+
+func (s *series) median() float64 {
+	slices.Sort(s.times)
+	return s.times[len(s.times)/2]
+}
