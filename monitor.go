@@ -32,8 +32,9 @@ type monitor struct {
 
 	conn    *pgx.Conn
 	dialing atomic.Bool
-	askedAt time.Time // when the last probe began
-	heardAt time.Time // when the node last gave a sign of life
+	probes  atomic.Uint64 // begun
+	askedAt time.Time     // when the last probe began
+	heardAt time.Time     // when the node last gave a sign of life
 }
 
 func newMonitor(node int, config *Config, interval func() time.Duration, observe func(observation) bool) *monitor {
@@ -98,6 +99,7 @@ type answer struct {
 func (m *monitor) probe(ctx context.Context) (again bool) {
 	started := time.Now()
 	m.askedAt = started
+	m.probes.Add(1)
 	ask, cancel := context.WithTimeout(ctx, m.downTimeout)
 	defer cancel()
 	answers := make(chan answer, 1)
@@ -110,9 +112,9 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 		case a := <-answers:
 			return m.conclude(ctx, started, a)
 		case <-suspect.C:
-			m.observe(observation{node: m.node, sent: started, at: time.Now(), status: m.silence(), cause: errUnanswered})
+			m.send(observation{sent: started, status: m.silence(), cause: errUnanswered})
 		case <-down.C: // the end of the question's context too, unless a Checker does not heed it
-			m.observe(observation{node: m.node, sent: started, at: time.Now(), status: StatusDown, cause: errUnanswered})
+			m.send(observation{sent: started, status: StatusDown, cause: errUnanswered})
 		}
 	}
 }
@@ -193,10 +195,10 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 			return true // true when it was asked, perhaps no longer: a thawed master believes that it still is one
 		}
 		report := a.report
-		m.observe(observation{node: m.node, sent: a.sent, at: now, report: &report})
+		m.send(observation{sent: a.sent, report: &report})
 		return false
 	}
-	o := observation{node: m.node, sent: started, at: now, cause: a.err}
+	o := observation{sent: started, cause: a.err}
 	_, ours := errors.AsType[*hookError](a.err)
 	switch _, answered := errors.AsType[*pgconn.PgError](a.err); {
 	case ours:
@@ -209,8 +211,14 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	default:
 		o.status = m.silence()
 	}
-	m.observe(o)
+	m.send(o)
 	return false
+}
+
+// send hands the cluster what this probe showed.
+func (m *monitor) send(o observation) {
+	o.node, o.probe, o.at = m.node, m.probes.Load(), time.Now()
+	m.observe(o)
 }
 
 // silence is the status of a node that does not answer.
@@ -257,15 +265,18 @@ func (m *monitor) rest(ctx context.Context) {
 		}()
 		defer func() { <-lost }()
 	}
-	select {
-	case <-ctx.Done():
-	case <-lost:
-	case <-m.hints:
+	var soon <-chan time.Time
+	for {
 		select {
-		case <-time.After(m.minInterval - time.Since(m.askedAt)):
+		case <-m.hints:
+			soon = time.After(m.minInterval - time.Since(m.askedAt))
+			continue
+		case <-soon:
+			cancel()
 		case <-ctx.Done():
+		case <-lost:
 		}
-		cancel()
+		return
 	}
 }
 

@@ -114,8 +114,10 @@ type NodeState struct {
 	LagTime  time.Duration
 	LagKnown bool
 
-	index int // in the configuration, the snapshot, and the pool manager
-	load  *nodeLoad
+	probe    uint64 // counts the node's probes, up to the last finished one
+	answered bool   // whether that one was
+	index    int    // in the configuration, the snapshot, and the pool manager
+	load     *nodeLoad
 }
 
 // InUse returns the number of connections lent or being asked for at this moment. It may be called at any time and

@@ -314,6 +314,7 @@ type socket struct {
 	net.Conn
 	pool   *nodePool
 	reason atomic.Pointer[error]
+	told   atomic.Bool // whether a Read has returned the reason
 }
 
 func (s *socket) cut(reason error) {
@@ -324,22 +325,32 @@ func (s *socket) cut(reason error) {
 
 func (s *socket) Read(b []byte) (int, error) {
 	n, err := s.Conn.Read(b)
-	return n, s.explain(err)
+	if err != nil && s.reason.Load() != nil {
+		if s.told.Swap(true) {
+			return n, *s.reason.Load()
+		}
+		return n, &cutError{*s.reason.Load()}
+	}
+	return n, err
 }
 
 func (s *socket) Write(b []byte) (int, error) {
 	n, err := s.Conn.Write(b)
-	return n, s.explain(err)
+	if err != nil && s.reason.Load() != nil {
+		return n, *s.reason.Load()
+	}
+	return n, err
 }
 
-func (s *socket) explain(err error) error {
-	if err != nil {
-		if reason := s.reason.Load(); reason != nil {
-			return *reason
-		}
-	}
-	return err
-}
+// cutError is the first thing that a reader of a cut socket learns. pgx peeks at the beginning of an answer, drops the
+// error of that, and then knows no more than "conn closed" (which it takes for safe to retry, though the statement was
+// sent). Only after a timeout does it ask again, and so gets to see the reason.
+type cutError struct{ reason error }
+
+func (e *cutError) Error() string { return e.reason.Error() }
+func (e *cutError) Unwrap() error { return e.reason }
+func (*cutError) Timeout() bool   { return true }
+func (*cutError) Temporary() bool { return true } // so that crypto/tls does not keep it for ever
 
 func (s *socket) Close() error {
 	s.pool.mu.Lock()

@@ -179,14 +179,18 @@ func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
 }
 
 // WaitNextCheck blocks until every node has been probed, successfully or not, by a probe that began after the call, or
-// until ctx ends. It asks the monitors for these probes; calls at the same time share them. A node that does not answer
-// counts as probed after CheckTimeout. Errors are [ErrClosed] and [*NoNodeError].
+// until ctx ends. It asks the monitors for these probes; calls at the same time share them. A node that hangs counts as
+// probed once it is found not to answer: after CheckTimeout, or after DownTimeout and that if the call finds it hanging.
+// Errors are [ErrClosed] and [*NoNodeError].
 func (pm *PoolManager) WaitNextCheck(ctx context.Context) error {
-	called := time.Now()
+	begun := make([]uint64, len(pm.monitors))
+	for i, m := range pm.monitors {
+		begun[i] = m.probes.Load()
+	}
 	pm.hintAll()
 	return pm.await(ctx, "full round of probes", func(s *Snapshot) bool {
 		for i := range s.nodes {
-			if s.nodes[i].CheckedAt.Before(called) {
+			if s.nodes[i].probe <= begun[i] {
 				return false
 			}
 		}

@@ -73,6 +73,7 @@ func (s *Snapshot) count(role Role) (n int) {
 // observation is one piece of evidence about one node.
 type observation struct {
 	node   int
+	probe  uint64    // counts the node's probes: the order of the evidence, also where the clock stands still
 	sent   time.Time // when the question was asked: the evidence is at least as old
 	at     time.Time // when it was known
 	report *Report   // nil unless the node answered
@@ -85,9 +86,9 @@ type observation struct {
 func reduce(prev *Snapshot, o observation, multiMaster bool) *Snapshot {
 	old := &prev.nodes[o.node]
 	switch {
-	case o.sent.Before(old.CheckedAt):
+	case o.probe < old.probe:
 		return prev // older evidence never replaces newer
-	case o.report == nil && o.sent.Equal(old.CheckedAt) && (old.answering() || old.Status == o.status):
+	case o.probe == old.probe && o.report == nil && (old.answered || old.Status == o.status):
 		return prev // this very question has been answered, or given up in the same way
 	}
 	s := *prev
@@ -114,8 +115,8 @@ func reduce(prev *Snapshot, o observation, multiMaster bool) *Snapshot {
 
 // absorb takes over what o says of this node alone. A reachable node is up here; fence may know better.
 func (n *NodeState) absorb(o observation) {
-	n.CheckedAt = o.sent
-	if o.report == nil {
+	n.probe, n.CheckedAt, n.answered = o.probe, o.sent, o.report != nil
+	if !n.answered {
 		n.Role, n.Status, n.Cause = RoleUnknown, o.status, o.cause
 		return
 	}
@@ -132,11 +133,6 @@ func (n *NodeState) absorb(o observation) {
 	}
 }
 
-// answering reports whether the last probe was answered, whatever became of the node by fencing.
-func (n *NodeState) answering() bool {
-	return n.ReportedAt.Equal(n.CheckedAt) && n.heard()
-}
-
 // identify settles which cluster this is. Until every node has been heard once, most nodes decide, the first of the
 // configuration where they are even; after that the identity stays, unless every single node has come to agree on
 // another one, as after pg_upgrade.
@@ -147,7 +143,7 @@ func (s *Snapshot) identify() {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		silent = silent || !n.heard()
-		if id := n.Report.SystemID; id != 0 && n.answering() {
+		if id := n.Report.SystemID; id != 0 && n.answered {
 			if votes[id]++; votes[id] == 1 {
 				first = append(first, id)
 			}
@@ -170,7 +166,7 @@ func (s *Snapshot) identify() {
 func (s *Snapshot) fence(multiMaster bool) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
-		if !n.answering() {
+		if !n.answered {
 			continue
 		}
 		n.Role, n.Status, n.Cause = n.Report.Role, StatusUp, nil
@@ -186,9 +182,11 @@ func (s *Snapshot) fence(multiMaster bool) {
 		return
 	}
 	for i := range s.nodes {
-		// Also a server that is out of recovery and set read-only: what it serves is as superseded.
+		// Also a server that is out of recovery and set read-only: what it serves is as superseded. And one that hangs
+		// at the moment, so that what runs on it ends now and not when it is given up: a newer master is proof enough.
 		n := &s.nodes[i]
-		if t := n.Report.Timeline; n.Status == StatusUp && !n.Report.InRecovery && t != 0 && t < s.timeline {
+		usable := n.Status == StatusUp || n.Status == StatusSuspect
+		if t := n.Report.Timeline; usable && !n.Report.InRecovery && t != 0 && t < s.timeline {
 			n.ban(StatusStale, fmt.Errorf("on timeline %d, superseded by timeline %d", t, s.timeline))
 		}
 	}

@@ -15,6 +15,7 @@ type world struct {
 	s     *Snapshot
 	multi bool
 	now   time.Time
+	probe uint64
 }
 
 func newWorld(nodes int) *world {
@@ -42,14 +43,16 @@ func replica(lsn LSN) Report {
 func (w *world) sees(node int, r Report) *world {
 	sent := w.now
 	w.now = w.now.Add(time.Millisecond)
-	w.s = reduce(w.s, observation{node: node, sent: sent, at: w.now, report: &r}, w.multi)
+	w.probe++
+	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, report: &r}, w.multi)
 	return w
 }
 
 func (w *world) loses(node int, status Status) *world {
 	sent := w.now
 	w.now = w.now.Add(time.Millisecond)
-	w.s = reduce(w.s, observation{node: node, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.multi)
+	w.probe++
+	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.multi)
 	return w
 }
 
@@ -100,6 +103,20 @@ func TestReduce(t *testing.T) {
 			func(w *world) {
 				w.sees(0, master(1, 9)).sees(1, replica(9)).loses(0, StatusSuspect).sees(1, master(2, 10)).sees(0, master(1, 11))
 			}, "stale M suspect",
+		},
+		{
+			"a hung master is stale the moment a new one is seen",
+			func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusSuspect).sees(1, master(2, 10)) }, "stale M suspect",
+		},
+		{
+			"and stays so while it hangs",
+			func(w *world) {
+				w.sees(0, master(1, 9)).loses(0, StatusSuspect).sees(1, master(2, 10)).loses(0, StatusSuspect)
+			}, "stale M suspect",
+		},
+		{
+			"a hung replica is not",
+			func(w *world) { w.sees(0, replica(9)).loses(0, StatusSuspect).sees(1, master(2, 10)) }, "suspect M suspect",
 		},
 		{
 			"it is stale the moment the new one is seen",
@@ -189,13 +206,13 @@ func TestReduce(t *testing.T) {
 
 func TestReduceIgnoresOlderEvidence(t *testing.T) {
 	w := newWorld(2).sees(0, master(1, 9))
-	old := w.now
+	old := w.probe
 	w.after(time.Second).sees(0, replica(9))
 	r := master(1, 9)
 	for name, o := range map[string]observation{
-		"an older answer":         {node: 0, sent: old, at: w.now.Add(time.Second), report: &r},
-		"an older silence":        {node: 0, sent: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
-		"an answer given up late": {node: 0, sent: w.s.nodes[0].CheckedAt, at: w.now, status: StatusSuspect, cause: errUnanswered},
+		"an older answer":         {probe: old, at: w.now.Add(time.Second), report: &r},
+		"an older silence":        {probe: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
+		"an answer given up late": {probe: w.probe, at: w.now, status: StatusSuspect, cause: errUnanswered},
 	} {
 		if next := reduce(w.s, o, false); next != w.s {
 			t.Errorf("%s changed the snapshot", name)

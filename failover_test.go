@@ -1,0 +1,382 @@
+package hasql
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pghasql/hasql/internal/pgfake"
+)
+
+func TestAcquireRoutesByRole(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		for range 20 {
+			w := acquire(t, pm.AcquireMaster)
+			if got := nodeOf(t, w); got != "pg1" {
+				t.Errorf("a write went to %s", got)
+			}
+			w.Release()
+			r := acquire(t, pm.AcquireReplica)
+			if got := nodeOf(t, r); got == "pg1" {
+				t.Error("a read went to the master")
+			}
+			r.Release()
+		}
+		conn, err := pm.Acquire(t.Context(), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if nodeOf(t, conn) == "pg1" {
+			t.Error("read-only went to the master")
+		}
+		conn.Release()
+	})
+}
+
+func TestAcquireWaitsThroughACrash(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		acquire(t, pm.AcquireMaster).Release()
+		c.Node("pg1").Kill()
+		synctest.Wait()
+		if s := status(pm, "pg1"); s != StatusDown {
+			t.Errorf("pg1 is %s as soon as its sockets have ended", s)
+		}
+		began := time.Now()
+		at(300*time.Millisecond, c.Node("pg2").Promote)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		if got := nodeOf(t, conn); got != "pg2" {
+			t.Errorf("the write went to %s", got)
+		}
+		if took := time.Since(began); took < 300*time.Millisecond || took > 312*time.Millisecond {
+			t.Errorf("waited %v; RecoveryInterval is 10ms, ±10%%", took)
+		}
+	})
+}
+
+func TestFrozenMaster(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		running := acquire(t, pm.AcquireMaster)
+		defer running.Release()
+		acquire(t, pm.AcquireMaster).Release() // one idle connection, which will look usable
+		ended := make(chan error, 1)
+		frozen := time.Now()
+		c.Node("pg1").Freeze()
+		go func() {
+			_, err := running.Exec(t.Context(), "write running")
+			ended <- err
+		}()
+
+		time.Sleep(DefaultCheckInterval*11/10 + DefaultCheckTimeout)
+		if s := status(pm, "pg1"); s != StatusSuspect {
+			t.Errorf("pg1 is %s", s)
+		}
+		select {
+		case err := <-ended:
+			t.Fatalf("a statement on a suspect was ended: %v", err)
+		default:
+		}
+
+		at(400*time.Millisecond, c.Node("pg2").Promote)
+		conn := acquire(t, pm.AcquireMaster)
+		if got := nodeOf(t, conn); got != "pg2" {
+			t.Errorf("the write went to %s", got)
+		}
+		conn.Release()
+		if took := time.Since(frozen); took > 2012*time.Millisecond {
+			t.Errorf("writing again after %v", took)
+		}
+		err := <-ended // the new master is proof: no waiting for DownTimeout
+		if down, ok := errors.AsType[*NodeDownError](err); !ok || down.Node != "pg1:5432" || down.Status != StatusStale {
+			t.Errorf("the statement ended with %v", err)
+		}
+
+		c.Node("pg1").Thaw() // it still takes itself for the master
+		if err := pm.WaitNextCheck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := status(pm, "pg1"); s != StatusStale {
+			t.Errorf("the thawed master is %s", s)
+		}
+		c.Node("pg2").Kill()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if conn, err := pm.AcquireMaster(ctx); err == nil {
+			conn.Release()
+			t.Error("a write was let through to a stale master")
+		} else if !strings.Contains(err.Error(), "superseded by timeline 2") {
+			t.Errorf("%v does not say that pg1 is superseded", err)
+		}
+		c.Node("pg2").Start()
+		c.Node("pg1").Follow()
+		ready(t, pm)
+	})
+}
+
+func TestSilentNodeIsDownAfterDownTimeoutAndCut(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		c.Node("pg1").Cut()
+		began := time.Now()
+		_, err := conn.Exec(t.Context(), "write lost")
+		down, ok := errors.AsType[*NodeDownError](err)
+		if !ok || down.Node != "pg1:5432" || down.Status != StatusDown || !errors.Is(err, errUnanswered) {
+			t.Errorf("the statement ended with %v", err)
+		}
+		if took := time.Since(began); took < DefaultDownTimeout || took > DefaultDownTimeout+DefaultCheckInterval*11/10 {
+			t.Errorf("it took %v", took)
+		}
+		c.Node("pg1").Heal()
+		ready(t, pm)
+	})
+}
+
+func TestThawedBeforeAnyoneElseIsMasterGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		c.Node("pg1").Freeze()
+		at(2500*time.Millisecond, c.Node("pg1").Thaw)
+		if _, err := conn.Exec(t.Context(), "write patient"); err != nil {
+			t.Errorf("a stall shorter than DownTimeout ended a statement: %v", err)
+		}
+		if !c.Survived("patient") {
+			t.Error("acknowledged and lost")
+		}
+		ready(t, pm)
+	})
+}
+
+func TestQueuedAcquiresMoveOnFromAHungNode(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		for range 4 { // the pool of pg1 is full
+			defer acquire(t, pm.AcquireMaster).Release()
+		}
+		var queued sync.WaitGroup
+		for range 20 {
+			queued.Go(func() {
+				conn, err := pm.AcquireMaster(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got := nodeOf(t, conn); got != "pg2" {
+					t.Errorf("queued for pg1, served by %s", got)
+				}
+				conn.Release()
+			})
+		}
+		synctest.Wait()
+		c.Node("pg1").Freeze()
+		at(5*time.Second, c.Node("pg2").Promote)
+		queued.Wait()
+	})
+}
+
+func TestIdleConnectionsOfAHungNodeAreNotPingedOneByOne(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.CheckTimeout = 50 * time.Millisecond })
+		ready(t, pm)
+		var conns []interface{ Release() }
+		for range 4 {
+			conns = append(conns, acquire(t, pm.AcquireMaster))
+		}
+		for _, conn := range conns {
+			conn.Release()
+		}
+		time.Sleep(10 * time.Second) // idle: each would be pinged, 500 ms long
+		c.Node("pg1").Freeze()
+		at(time.Second+100*time.Millisecond, c.Node("pg3").Promote)
+		began := time.Now()
+		conn := acquire(t, pm.AcquireMaster)
+		if got := nodeOf(t, conn); got != "pg3" {
+			t.Errorf("served by %s", got)
+		}
+		conn.Release()
+		if took := time.Since(began); took > 1400*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestLostIdleConnectionIsReplacedUnseen(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		acquire(t, pm.AcquireMaster).Release()
+		time.Sleep(10 * time.Second)
+		c.Node("pg1").TerminateAll() // the monitor's connection too
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		if got := nodeOf(t, conn); got != "pg1" {
+			t.Errorf("served by %s", got)
+		}
+		synctest.Wait()
+		if s := status(pm, "pg1"); s != StatusUp {
+			t.Errorf("pg1 is %s after the loss of connections alone", s)
+		}
+	})
+}
+
+func TestFallbackWaitsForEitherRole(t *testing.T) {
+	for _, comeback := range []string{"pg1", "pg2"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c, func(config *Config) { config.FallbackMaster = true })
+			ready(t, pm)
+			for _, n := range c.Nodes() {
+				n.Kill()
+			}
+			synctest.Wait()
+			at(time.Second, c.Node(comeback).Start)
+			conn := acquire(t, pm.AcquireReplica)
+			defer conn.Release()
+			if got := nodeOf(t, conn); got != comeback {
+				t.Errorf("served by %s, not %s", got, comeback)
+			}
+		})
+	}
+}
+
+func TestRoleChangeWithoutAnyErrorIsNoticed(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		c.Node("pg1").SetDefaultReadOnly(true)
+		if err := pm.WaitNextCheck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := pm.Snapshot(); s.MasterCount() != 0 || s.ReplicaCount() != 3 {
+			t.Errorf("%d masters, %d replicas", s.MasterCount(), s.ReplicaCount())
+		}
+		c.Node("pg1").SetDefaultReadOnly(false)
+		ready(t, pm)
+	})
+}
+
+func TestAnswerOtherThanOnOrOffIsNoRole(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		c.Handle(fullProbe, func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+			return pgfake.Row("", false, nil, nil, nil, nil, nil), nil
+		}, pgfake.Text("a"), pgfake.Bool("b"), pgfake.Int8("c"), pgfake.Int8("d"), pgfake.Int8("e"), pgfake.Int8("f"), pgfake.Int8("g"))
+		if err := pm.WaitNextCheck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := pm.Snapshot(); s.MasterCount()+s.ReplicaCount() != 0 {
+			t.Errorf("%d masters, %d replicas", s.MasterCount(), s.ReplicaCount())
+		}
+	})
+}
+
+func TestServerThatRefusesTheFullProbeStillHasARole(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle(fullProbe, func(*pgfake.Session, []string) (*pgfake.Result, error) {
+			return nil, pgfake.Errorf("42501", "permission denied for function pg_control_system")
+		})
+		pm := open(t, c)
+		ready(t, pm)
+		for n := range pm.Snapshot().Nodes() {
+			if n.Report.Limited == nil || n.Report.Timeline != 0 {
+				t.Errorf("%s: %+v", n.Name, n.Report)
+			}
+		}
+		before := c.Node("pg1").QueryCount(fullProbe)
+		time.Sleep(time.Minute)
+		if after := c.Node("pg1").QueryCount(fullProbe); after != before {
+			t.Errorf("the full probe was tried %d times again", after-before)
+		}
+	})
+}
+
+func TestRestartBetweenTwoProbesEmptiesThePool(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		conn.Release()
+		synctest.Wait()
+		old := pm.pools[0].pool.Stat().NewConnsCount()
+		c.Node("pg1").SetStartTime(time.Now().Add(time.Hour)) // as if it had restarted unseen
+		if err := pm.WaitNextCheck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		acquire(t, pm.AcquireMaster).Release()
+		if pm.pools[0].pool.Stat().NewConnsCount() == old {
+			t.Error("a connection to the old server was lent")
+		}
+	})
+}
+
+func TestAtLeastReadsWhatWasWritten(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		c.Node("pg2").PauseReplay()
+		c.Node("pg3").SetReplayDelay(50 * time.Millisecond)
+		for range 10 {
+			if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+				t.Fatal(err)
+			}
+			lsn := LSN(c.Node("pg1").State().LSN)
+			conn, err := pm.Replica(AtLeast(lsn)).Acquire(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := nodeOf(t, conn); LSN(c.Node(got).State().LSN) < lsn {
+				t.Errorf("%s has not replayed %v", got, lsn)
+			}
+			conn.Release()
+		}
+	})
+}
+
+func TestTransactionReleasesItsConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		db := pm.Master()
+		for range 10 {
+			if err := pgx.BeginFunc(t.Context(), db, func(tx pgx.Tx) error {
+				_, err := tx.Exec(t.Context(), "write tx")
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			tx, err := db.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := tx.Rollback(t.Context()); !errors.Is(err, pgx.ErrTxClosed) {
+				t.Errorf("a second Rollback: %v", err)
+			}
+		}
+		if n := pm.pools[0].load.inUse(); n != 0 {
+			t.Errorf("%d connections are still lent", n)
+		}
+	})
+}

@@ -1,0 +1,114 @@
+package hasql
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
+
+	"github.com/pghasql/hasql/internal/pgfake"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// bubble runs a test against a cluster of three nodes in memory, in virtual time: pg1 is the master.
+func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
+	t.Helper()
+	isolate(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := pgfake.New("pg1", "pg2", "pg3")
+		t.Cleanup(c.Close)
+		c.Handle(fullProbe, answerProbe,
+			pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("system_identifier"),
+			pgfake.Int8("timeline"), pgfake.Int8("lsn"), pgfake.Int8("delay"), pgfake.Int8("start"))
+		test(t, c)
+	})
+}
+
+// answerProbe is what PostgreSQL says to fullProbe.
+func answerProbe(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+	n := s.Node().State()
+	readOnly := "off"
+	if n.InRecovery || n.DefaultReadOnly {
+		readOnly = "on"
+	}
+	var timeline, delay any
+	if n.InRecovery {
+		delay = time.Since(n.ReplayedAt).Microseconds()
+	} else {
+		timeline = n.Timeline
+	}
+	return pgfake.Row(readOnly, n.InRecovery, n.SystemID, timeline, n.LSN, delay, n.StartTime.UnixMicro()), nil
+}
+
+// open makes a PoolManager for the cluster, which the end of the test closes.
+func open(t *testing.T, c *pgfake.Cluster, edit ...func(*Config)) *PoolManager {
+	t.Helper()
+	config, err := ParseConfig(c.DSN() + "&pool_max_conns=4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range config.Nodes {
+		n.Pool.ConnConfig.DialFunc = c.Dial
+		n.Pool.ConnConfig.LookupFunc = c.Lookup
+	}
+	for _, e := range edit {
+		e(config)
+	}
+	pm, err := NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := pm.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return pm
+}
+
+// ready waits for all three nodes.
+func ready(t *testing.T, pm *PoolManager) {
+	t.Helper()
+	if err := pm.Ready(t.Context(), 1, 2); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nodeOf returns the name of the node that conn leads to.
+func nodeOf(t *testing.T, conn *pgxpool.Conn) (name string) {
+	t.Helper()
+	if err := conn.QueryRow(t.Context(), "read").Scan(&name); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func acquire(t *testing.T, get func(context.Context) (*pgxpool.Conn, error)) *pgxpool.Conn {
+	t.Helper()
+	conn, err := get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// at runs f after d of virtual time.
+func at(d time.Duration, f func()) {
+	time.AfterFunc(d, f)
+}
+
+// status returns the status of a node in the present snapshot.
+func status(pm *PoolManager, name string) Status {
+	for n := range pm.Snapshot().Nodes() {
+		if n.Name == name+":5432" {
+			return n.Status
+		}
+	}
+	panic("no such node: " + name)
+}

@@ -1,0 +1,144 @@
+package pgcluster
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// conninfo is how the node's programs connect to another node. The password is left out where it can be given
+// through the environment.
+func (n *Node) conninfo(to *Node, password string) string {
+	info := fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=postgres sslmode=disable application_name=%s",
+		to.Port(), superuser, n.name)
+	if password != "" {
+		info += " password='" + conninfoEscaper.Replace(password) + "'"
+	}
+	return info
+}
+
+var conninfoEscaper = strings.NewReplacer(`'`, `\'`, `\`, `\\`)
+
+// becomeReplica makes a node, which does not run or is a standby, a standby of master.
+func (n *Node) becomeReplica(master *Node) error {
+	if err := writeFor(n.cluster.pg.account, n.standbyFile(), ""); err != nil {
+		return n.errorf("%w", err)
+	}
+	return n.configure(func(s *settings) {
+		s.primary = n.conninfo(master, n.cluster.opts.Password)
+	})
+}
+
+// Follow makes a standby, running or not, stream from master, and does not wait for it to do so: see
+// [Node.WaitStreaming]. It fails on a node that is no standby, and on one that is frozen. A standby that has replayed
+// more than master had when master was promoted will never stream; [Node.Rejoin] puts that right.
+func (n *Node) Follow(ctx context.Context, master *Node) error {
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		return n.errorf("follow %s: %w", master.name, context.Cause(ctx))
+	case !n.standby():
+		return n.errorf("follow %s: it is no standby", master.name)
+	case n.frozen.Load():
+		return n.errorf("follow %s: it is frozen", master.name)
+	}
+	return n.becomeReplica(master)
+}
+
+// Promote makes a running standby a master and returns once it takes writes: some 30 ms. It fails on a master. The
+// other standbys keep to the one they follow.
+func (n *Node) Promote(ctx context.Context) error {
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	conn, err := n.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	recovering := true
+	if err := conn.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&recovering); err != nil {
+		return n.serverError("promote", err)
+	}
+	if !recovering {
+		return n.errorf("promote: it is a master already")
+	}
+	if _, err := conn.Exec(ctx, "select pg_promote(false)"); err != nil {
+		return n.serverError("promote", err)
+	}
+	err = poll(ctx, func() (bool, error) {
+		err := conn.QueryRow(ctx, "select pg_is_in_recovery()").Scan(&recovering)
+		return !recovering, err
+	})
+	if err != nil {
+		return n.serverError("promote", err)
+	}
+	return n.configure(func(s *settings) { s.primary = "" })
+}
+
+// WaitStreaming returns once master shows this node as streaming and as having replayed all WAL that master had
+// flushed when the call began. It fails when ctx ends or the node's server does.
+func (n *Node) WaitStreaming(ctx context.Context, master *Node) error {
+	conn, err := master.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(ctx, conn)
+	var flushed string
+	if err := conn.QueryRow(ctx, flushedQuery).Scan(&flushed); err != nil {
+		return master.serverError("tell its WAL position", err)
+	}
+	err = poll(ctx, func() (bool, error) {
+		if !n.Running() {
+			return false, fmt.Errorf("its server has ended")
+		}
+		streaming := false
+		err := conn.QueryRow(ctx, streamingQuery, n.name, flushed).Scan(&streaming)
+		return streaming, err
+	})
+	if err != nil {
+		return n.serverError("stream from "+master.name, err)
+	}
+	return nil
+}
+
+const (
+	// flushedQuery works on a standby too, which may have standbys of its own.
+	flushedQuery = `select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+		else pg_current_wal_flush_lsn() end)::text`
+
+	// streamingQuery may meet several rows of one name for a moment: a connection that broke and its successor.
+	streamingQuery = `select coalesce(bool_or(state = 'streaming' and replay_lsn >= $2::text::pg_lsn), false)
+		from pg_stat_replication where application_name = $1`
+)
+
+// waitSynchronous returns once the node, a master, goes by synchronous_standby_names = names, of which it has been
+// told. New connections inherit the postmaster's settings, so one that knows the names proves that the postmaster has
+// told all its children. Commits wait only once the checkpointer, one of these, has put a flag into shared memory;
+// it does so before it obeys a CHECKPOINT.
+func (n *Node) waitSynchronous(ctx context.Context, names string) error {
+	err := poll(ctx, func() (bool, error) {
+		conn, err := n.Conn(ctx)
+		if err != nil {
+			return false, err
+		}
+		defer closeConn(ctx, conn)
+		var seen string
+		if err := conn.QueryRow(ctx, "show synchronous_standby_names").Scan(&seen); err != nil || seen != names {
+			return false, err
+		}
+		_, err = conn.Exec(ctx, "checkpoint")
+		return true, err
+	})
+	if err != nil {
+		return n.serverError("synchronous_standby_names", err)
+	}
+	return nil
+}
+
+// closeConn ends a connection in order also when ctx has ended.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	_ = conn.Close(context.WithoutCancel(ctx)) // nothing depends on how it ends
+}
