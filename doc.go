@@ -1,2 +1,49 @@
-// Package hasql routes the work of a service over a highly available PostgreSQL cluster.
+// Package hasql routes the work of a service over a highly available PostgreSQL cluster: one DSN that names every node,
+// one [PoolManager], and every acquire goes to the right node before, during and after a failover.
+//
+//	pool, err := hasql.New(ctx, "postgres://app@pg1,pg2,pg3/shop")
+//	…
+//	defer pool.Close(ctx)
+//	_, err = pool.Master().Exec(ctx, "update …")          // waits for a master if there is none at the moment
+//	rows, err := pool.Replica().Query(ctx, "select …")
+//
+// # When to choose what
+//
+// [PoolManager.Master] and [PoolManager.Replica] return a [Route], which has pgx's query methods: use it wherever a
+// pgxpool.Pool would do, also as the database of code that sqlc generated. [PoolManager.AcquireMaster] and
+// [PoolManager.AcquireReplica] return pgx's own *pgxpool.Conn, for work that needs one connection for several
+// statements. [PoolManager.Acquire] takes the choice as a flag.
+//
+// # How it works
+//
+// A monitor per node asks it for transaction_read_only over a connection of its own, each [Config.CheckInterval] and
+// whenever there is a reason to, and sees at once when that connection ends. What monitors see is reduced, by one
+// goroutine, to an immutable [Snapshot]; an acquire reads the current one without a lock, lets the [Picker] choose among
+// the nodes that fit, and borrows from that node's pgxpool.Pool. If none fits it waits for the snapshot that brings one.
+//
+//	         probe, end of socket              reduce                  load, pick, borrow
+//	node ──────────────────────────▶ monitor ──────────▶ Snapshot ──────────────────────────▶ acquire
+//	                                                         │
+//	                                                         └──▶ pools: cut, restore   Hooks, log
+//
+// # What is guaranteed
+//
+//   - A connection for writing leads to a node whose last probe, at most CheckInterval + CheckTimeout ago, reported
+//     transaction_read_only off, and whose timeline is the highest that was ever seen.
+//   - Once a newer master was seen, an older one gets no write and no read until it has rejoined, not even if the newer
+//     one vanishes again; its connections are cut at once with a [*NodeDownError].
+//   - An acquire fails only when its own budget ends, with a [*NoNodeError] that says what every node looked like.
+//   - One hung node delays nothing but itself. A full pool, a slow query or a burst of SQL errors demotes nobody.
+//   - No password is in any error, log entry, hook or Stat.
+//
+// # What is not
+//
+//   - A master that was superseded without this process having seen the new one yet is taken for the master: nobody on
+//     the client's side can know. Ask your failover manager to fence (Patroni does, with a watchdog), or use synchronous
+//     replication, under which such a write is not acknowledged.
+//   - A statement that was in flight when its connection ended may or may not have taken effect, and is not repeated.
+//   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
+//   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
+//   - Fencing, lag and identity need the functions that [StandardChecker] names. Behind a pooler, or on a product that
+//     lacks them, roles still work; a warning says what does not.
 package hasql

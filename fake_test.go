@@ -7,12 +7,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bubble runs a test against a cluster of three nodes in memory, in virtual time: pg1 is the master.
 func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {

@@ -1,0 +1,46 @@
+package hasql
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestDesignMapsEveryFile keeps the file map of DESIGN.md true, in both directions.
+func TestDesignMapsEveryFile(t *testing.T) {
+	design, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(design), "## File map")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var mapped []string
+	for _, row := range strings.Split(section, "\n") {
+		cell, _, _ := strings.Cut(strings.TrimPrefix(row, "|"), "|")
+		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
+			mapped = append(mapped, name[1])
+			if _, err := os.Stat(name[1]); err != nil {
+				t.Errorf("%s is on the map and not there", name[1])
+			}
+		}
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	modules, err := filepath.Glob("*/go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range modules {
+		files = append(files, filepath.Dir(m)+"/")
+	}
+	for _, f := range files {
+		if !strings.HasSuffix(f, "_test.go") && !slices.Contains(mapped, f) {
+			t.Errorf("%s is not on the map", f)
+		}
+	}
+}
