@@ -51,10 +51,21 @@ func (r *Route) pick(fit, masters []Candidate) *Candidate {
 	case 1:
 		return &fit[0]
 	}
+	c := &fit[0]
 	if i := r.pm.config.Picker.Pick(fit); uint(i) < uint(len(fit)) {
-		return &fit[i]
+		c = &fit[i]
 	}
-	return &fit[0]
+	if c.rising && !r.pm.pools[c.index].risen(c.Since) {
+		if settled := r.pick(settled(fit), nil); settled != nil {
+			return settled
+		}
+	}
+	return c
+}
+
+// settled returns the candidates that are not rising.
+func settled(cs []Candidate) []Candidate {
+	return filter(cs, func(c *Candidate) bool { return !c.rising })
 }
 
 // fits reports whether a node is among the candidates of this very moment.
@@ -122,7 +133,7 @@ func (r *Route) pause(ctx context.Context, s *Snapshot, retry bool, round int) (
 	news := s.changed
 	if r.want.volatile() {
 		news = s.next
-		r.pm.hintAll()
+		r.pm.wishAll()
 	}
 	var again <-chan time.Time
 	if retry {
@@ -142,10 +153,14 @@ func without(cs []Candidate, failed map[int]error) []Candidate {
 	if len(failed) == 0 {
 		return cs
 	}
+	return filter(cs, func(c *Candidate) bool { return failed[c.index] == nil })
+}
+
+func filter(cs []Candidate, keep func(*Candidate) bool) []Candidate {
 	var rest []Candidate
-	for _, c := range cs {
-		if _, ok := failed[c.index]; !ok {
-			rest = append(rest, Candidate{NodeState: c.NodeState, Latency: c.Latency})
+	for i := range cs {
+		if keep(&cs[i]) {
+			rest = append(rest, cs[i])
 		}
 	}
 	return prepared(rest)

@@ -35,14 +35,17 @@ type StandardChecker struct{}
 
 // fullProbe guards what is an error during recovery, or outside it, by CASE. A promotion in the middle of the statement
 // does no harm, as recovery only ever ends. pg_walfile_name is right from the moment of promotion, while
-// pg_control_checkpoint lags by the end-of-recovery checkpoint, seconds later.
+// pg_control_checkpoint lags by the end-of-recovery checkpoint, seconds later. A standby tells the timeline it receives to
+// roles with pg_monitor only; to others it is null.
 const fullProbe = `select current_setting('transaction_read_only'),
  pg_is_in_recovery(),
  (select system_identifier from pg_control_system()),
- case when not pg_is_in_recovery() then ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 end,
+ case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver)
+  else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 end,
  ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) - '0/0'::pg_lsn)::int8,
  case when pg_is_in_recovery() then (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000000)::int8 end,
- (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8`
+ (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8,
+ pg_backend_pid()`
 
 // basicProbe is one simple SHOW, which anything that calls itself PostgreSQL understands.
 const basicProbe = `show transaction_read_only`
@@ -54,9 +57,9 @@ const basicOnly = "hasql: basic probe only"
 func (StandardChecker) Check(ctx context.Context, conn *pgx.Conn) (Report, error) {
 	pg := conn.PgConn()
 	if pg.CustomData()[basicOnly] == nil {
-		row, err := probe(ctx, pg, fullProbe, 7)
+		row, err := probe(ctx, pg, fullProbe, 8)
 		if err == nil {
-			return parseFull(row)
+			return parseFull(row, pg.PID())
 		}
 		if _, refused := errors.AsType[*pgconn.PgError](err); !refused || pg.IsClosed() {
 			return Report{}, err
@@ -85,7 +88,7 @@ func probe(ctx context.Context, pg *pgconn.PgConn, sql string, columns int) ([][
 	return result.Rows[0], nil
 }
 
-func parseFull(row [][]byte) (r Report, err error) {
+func parseFull(row [][]byte, pid uint32) (r Report, err error) {
 	number := func(i int) int64 { // NULL is 0, unknown
 		if row[i] == nil {
 			return 0
@@ -103,6 +106,7 @@ func parseFull(row [][]byte) (r Report, err error) {
 	if us := number(6); us != 0 {
 		r.StartTime = time.UnixMicro(us)
 	}
+	r.Pooler = number(7) != int64(pid)
 	return r, err
 }
 

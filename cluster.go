@@ -13,16 +13,16 @@ type cluster struct {
 	observations chan observation
 	done         chan struct{} // closed when run has ended
 
-	multiMaster bool
+	rules rules
 	// apply is told of every change from run's goroutine, after it was published. It must not block.
 	apply func(prev, next *Snapshot)
 }
 
-func newCluster(nodes []NodeState, now time.Time, multiMaster bool, apply func(prev, next *Snapshot)) *cluster {
+func newCluster(nodes []NodeState, now time.Time, rules rules, apply func(prev, next *Snapshot)) *cluster {
 	c := &cluster{
 		observations: make(chan observation),
 		done:         make(chan struct{}),
-		multiMaster:  multiMaster,
+		rules:        rules,
 		apply:        apply,
 	}
 	c.current.Store(&Snapshot{
@@ -51,7 +51,7 @@ func (c *cluster) run(ctx context.Context) {
 		select {
 		case o := <-c.observations:
 			prev := c.snapshot()
-			if next := reduce(prev, o, c.multiMaster); next != prev {
+			if next := reduce(prev, o, c.rules); next != prev {
 				c.publish(prev, next)
 			}
 		case <-ctx.Done():

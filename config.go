@@ -74,6 +74,11 @@ type Config struct {
 	// default, false, fences: only the writable node on the highest timeline is the master.
 	MultiMaster bool
 
+	// RequireMajority trusts a master only while more than half of the nodes answer. It is for clients that may be cut off
+	// together with a superseded master before they have seen the new one; the price is that a client that sees a master
+	// and too few others cannot write. The default is false.
+	RequireMajority bool
+
 	// Picker chooses among fitting nodes. The default, nil, is [LeastLoaded].
 	Picker Picker
 
@@ -116,7 +121,7 @@ type NodeConfig struct {
 //     https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 //   - hasql_check_interval, hasql_check_timeout, hasql_down_timeout, hasql_recovery_interval, hasql_acquire_timeout,
 //     hasql_max_replica_lag: durations such as 500ms
-//   - hasql_fallback_master, hasql_multi_master: true or false
+//   - hasql_fallback_master, hasql_multi_master, hasql_require_majority: true or false
 //   - hasql_master_as_replica_weight: a number from 0 to 1
 //   - hasql_balancer: least_loaded, greedy, round_robin, random, random_weighted or nearest
 //   - hasql_zones: the availability zone of each host, in their order, separated by commas

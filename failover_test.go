@@ -278,8 +278,8 @@ func TestAnswerOtherThanOnOrOffIsNoRole(t *testing.T) {
 		pm := open(t, c)
 		ready(t, pm)
 		c.Handle(fullProbe, func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
-			return pgfake.Row("", false, nil, nil, nil, nil, nil), nil
-		}, pgfake.Text("a"), pgfake.Bool("b"), pgfake.Int8("c"), pgfake.Int8("d"), pgfake.Int8("e"), pgfake.Int8("f"), pgfake.Int8("g"))
+			return pgfake.Row("", false, nil, nil, nil, nil, nil, nil), nil
+		}, pgfake.Text("a"), pgfake.Bool("b"), pgfake.Int8("c"), pgfake.Int8("d"), pgfake.Int8("e"), pgfake.Int8("f"), pgfake.Int8("g"), pgfake.Int8("h"))
 		if err := pm.WaitNextCheck(t.Context()); err != nil {
 			t.Fatal(err)
 		}

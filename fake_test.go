@@ -20,7 +20,7 @@ func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
 		t.Cleanup(c.Close)
 		c.Handle(fullProbe, answerProbe,
 			pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("system_identifier"),
-			pgfake.Int8("timeline"), pgfake.Int8("lsn"), pgfake.Int8("delay"), pgfake.Int8("start"))
+			pgfake.Int8("timeline"), pgfake.Int8("lsn"), pgfake.Int8("delay"), pgfake.Int8("start"), pgfake.Int8("pid"))
 		test(t, c)
 	})
 }
@@ -38,7 +38,7 @@ func answerProbe(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
 	} else {
 		timeline = n.Timeline
 	}
-	return pgfake.Row(readOnly, n.InRecovery, n.SystemID, timeline, n.LSN, delay, n.StartTime.UnixMicro()), nil
+	return pgfake.Row(readOnly, n.InRecovery, n.SystemID, timeline, n.LSN, delay, n.StartTime.UnixMicro(), s.PID()), nil
 }
 
 // open makes a PoolManager for the cluster, which the end of the test closes.

@@ -19,37 +19,46 @@ import (
 // monitor watches one node over a connection of its own, so that a full pool cannot look like a dead node and a hung
 // node delays no other: it asks, then reads until the next question is due, which tells at once when the socket ends.
 type monitor struct {
-	node         int
-	checkTimeout time.Duration
-	downTimeout  time.Duration
-	minInterval  time.Duration // between two probes, whoever asks for them
-	checker      Checker
-	config       *pgx.ConnConfig
-	prepare      func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
-	interval     func() time.Duration                         // until the next probe, as things stand
-	observe      func(observation) bool
-	hints        chan struct{} // capacity 1: a probe is wanted now
+	node          int
+	checkTimeout  time.Duration
+	downTimeout   time.Duration
+	minInterval   time.Duration // between two probes, whoever asks for them
+	checkInterval time.Duration
+	checker       Checker
+	config        *pgx.ConnConfig
+	prepare       func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
+	interval      func() time.Duration                         // until the next probe, as things stand
+	observe       func(observation) bool
+	wishes        chan struct{} // capacity 1: somebody waits for a probe
+	hints         chan struct{} // capacity 1: something seen elsewhere suggests a probe
 
 	conn    *pgx.Conn
 	dialing atomic.Bool
 	probes  atomic.Uint64 // begun
 	askedAt time.Time     // when the last probe began
 	heardAt time.Time     // when the node last gave a sign of life
+
+	hinted   bool          // whether the last probe was suggested by a hint
+	patience time.Duration // between two probes for hints: longer while they show nothing new
+	verdict  observation   // what the last one showed
 }
 
 func newMonitor(node int, config *Config, interval func() time.Duration, observe func(observation) bool) *monitor {
 	pool := config.Nodes[node].Pool
 	m := &monitor{
-		node:         node,
-		checkTimeout: config.CheckTimeout,
-		downTimeout:  config.DownTimeout,
-		minInterval:  config.RecoveryInterval,
-		checker:      config.Checker,
-		config:       pool.ConnConfig.Copy(),
-		prepare:      pool.BeforeConnect,
-		interval:     interval,
-		observe:      observe,
-		hints:        make(chan struct{}, 1),
+		node:          node,
+		checkTimeout:  config.CheckTimeout,
+		downTimeout:   config.DownTimeout,
+		minInterval:   config.RecoveryInterval,
+		checkInterval: config.CheckInterval,
+		checker:       config.Checker,
+		config:        pool.ConnConfig.Copy(),
+		prepare:       pool.BeforeConnect,
+		interval:      interval,
+		observe:       observe,
+		wishes:        make(chan struct{}, 1),
+		hints:         make(chan struct{}, 1),
+		patience:      config.RecoveryInterval,
 	}
 	m.config.Tracer = nil // probes are not the user's queries
 	m.config.OnNotice = nil
@@ -68,10 +77,17 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 	return m
 }
 
-// hint asks for a probe now. Hints that arrive before it is sent are one.
-func (m *monitor) hint() {
+// wish asks for a probe now, on behalf of somebody who waits for it. Wishes before it is sent are one.
+func (m *monitor) wish() { notify(m.wishes) }
+
+// hint suggests a probe because of something seen elsewhere. Hints before it is sent are one, and as long as they turn
+// out to mean nothing they are heeded less and less often, at worst once per CheckInterval: so no pattern of errors in
+// the traffic of a service becomes a load of probes.
+func (m *monitor) hint() { notify(m.hints) }
+
+func notify(c chan struct{}) {
 	select {
-	case m.hints <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -218,6 +234,13 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 // send hands the cluster what this probe showed.
 func (m *monitor) send(o observation) {
 	o.node, o.probe, o.at = m.node, m.probes.Load(), time.Now()
+	switch {
+	case !m.hinted || !o.says(&m.verdict):
+		m.patience = m.minInterval
+	default:
+		m.patience = min(2*m.patience, m.checkInterval)
+	}
+	m.hinted, m.verdict = false, o
 	m.observe(o)
 }
 
@@ -251,7 +274,7 @@ type hookError struct{ err error }
 func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
 func (e *hookError) Unwrap() error { return e.err }
 
-// rest waits until the next probe is due or hinted at, or until the connection ends.
+// rest waits until the next probe is due, wished for or hinted at, or until the connection ends.
 func (m *monitor) rest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, m.interval())
 	defer cancel()
@@ -265,13 +288,19 @@ func (m *monitor) rest(ctx context.Context) {
 		}()
 		defer func() { <-lost }()
 	}
-	var soon <-chan time.Time
+	var due <-chan time.Time
 	for {
 		select {
-		case <-m.hints:
-			soon = time.After(m.minInterval - time.Since(m.askedAt))
+		case <-m.wishes:
+			due = time.After(m.minInterval - time.Since(m.askedAt))
 			continue
-		case <-soon:
+		case <-m.hints:
+			m.hinted = true
+			if due == nil {
+				due = time.After(m.patience - time.Since(m.askedAt))
+			}
+			continue
+		case <-due:
 			cancel()
 		case <-ctx.Done():
 		case <-lost:

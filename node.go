@@ -77,12 +77,13 @@ type Report struct {
 	Role       Role   // by transaction_read_only
 	InRecovery bool   // pg_is_in_recovery()
 	SystemID   uint64 // identifies the cluster, given by initdb
-	Timeline   uint32 // only a node out of recovery knows it for sure
+	Timeline   uint32 // that it writes; on a standby that it receives, which only roles with pg_monitor may know
 	LSN        LSN    // write position; on a standby, replay position
 	// ReplayDelay is the age of the last transaction a standby has replayed, by the standby's clock. It grows on
 	// while the master has nothing to say.
 	ReplayDelay time.Duration
 	StartTime   time.Time // of the postmaster; tells a restarted server, and two names of one server
+	Pooler      bool      // whether the session is with another process than the connection began with: a pooler's
 	Limited     error     // why fields are missing that matter for fencing and lag; nil if none is
 }
 

@@ -20,6 +20,7 @@ var options = map[string]func(c *Config, value string) error{
 	"hasql_max_replica_lag":   duration(func(c *Config) *time.Duration { return &c.MaxReplicaLag }),
 	"hasql_fallback_master":   boolean(func(c *Config) *bool { return &c.FallbackMaster }),
 	"hasql_multi_master":      boolean(func(c *Config) *bool { return &c.MultiMaster }),
+	"hasql_require_majority":  boolean(func(c *Config) *bool { return &c.RequireMajority }),
 	"hasql_master_as_replica_weight": func(c *Config, value string) (err error) {
 		if c.MasterAsReplicaWeight, err = strconv.ParseFloat(value, 64); err != nil {
 			return errors.New("not a number")

@@ -18,6 +18,7 @@ type Candidate struct {
 	byLatency int
 	weightSum float64
 	load      *nodeLoad
+	rising    bool // came back while others were there: its share is still growing
 }
 
 // Picker chooses one of several fitting nodes. An implementation must be safe for concurrent use, must not block, and

@@ -4,21 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-)
-
-const (
-	maxDials       = 2 // at once, for each node: a server that comes back is not to be run over
-	minDialBackoff = 5 * time.Millisecond
-	maxDialBackoff = time.Second
 )
 
 // nodeLoad counts what a node has to do. It is all that an acquire writes to, besides the pool itself.
@@ -51,6 +45,9 @@ type nodePool struct {
 	severed atomic.Pointer[NodeDownError]
 	dials   chan struct{} // one place for each dial in flight
 
+	traffic     traffic
+	atLeast     int          // connections that the pool shall have open
+	filling     atomic.Int32 // whether they are being opened
 	pingTimeout time.Duration
 	unproven    sync.Map     // *pgx.Conn that were idle for so long that they need a ping before they are lent
 	doubts      atomic.Int64 // how many those are
@@ -83,15 +80,27 @@ func newNodePool(ctx context.Context, node NodeConfig, hint func()) (*nodePool, 
 		sockets: make(map[*socket]struct{}),
 
 		pingTimeout: config.PingTimeout,
+		atLeast:     int(min(max(config.MinConns, config.MinIdleConns), config.MaxConns)),
 	}
 	n.service.Store(newService())
+	n.traffic.hint = hint
+	n.traffic.listen(config.ConnConfig)
 
+	config.ConnConfig.Tracer = withTracer(config.ConnConfig.Tracer, &poolTracer{n})
+	tracer := config.ConnConfig.Tracer
 	before, after, closing := config.BeforeConnect, config.AfterConnect, config.BeforeClose
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		if before != nil {
 			if err := before(ctx, c); err != nil {
 				return err
 			}
+			if c.Tracer != tracer { // the user's own for this connection
+				c.Tracer = withTracer(c.Tracer, &poolTracer{n})
+			}
+		}
+		dial := c.DialFunc
+		c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return n.dial(ctx, dial, network, addr)
 		}
 		return n.enterDial(ctx)
 	}
@@ -112,12 +121,6 @@ func newNodePool(ctx context.Context, node NodeConfig, hint func()) (*nodePool, 
 		}
 	}
 	config.ShouldPing = n.doubt(config.ShouldPing)
-	dial := config.ConnConfig.DialFunc
-	config.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return n.dial(ctx, dial, network, addr)
-	}
-	ours := &poolTracer{n, hint}
-	config.ConnConfig.Tracer = withTracer(config.ConnConfig.Tracer, ours)
 
 	var err error
 	n.pool, err = pgxpool.NewWithConfig(ctx, config)
@@ -255,120 +258,36 @@ func (n *nodePool) restore() {
 	n.severed.Store(nil)
 }
 
-// enterDial admits a connection attempt, or says why there shall be none now. poolTracer.TraceConnectEnd is its end.
-func (n *nodePool) enterDial(ctx context.Context) error {
-	if down := n.severed.Load(); down != nil {
-		return down
+// fill opens the connections that the pool shall have at least, which pgxpool would do at its next health check only.
+// Until it is through, or the node's service ends, reads go to other nodes if there are any.
+func (n *nodePool) fill() {
+	defer n.filling.Add(-1)
+	ctx, cancel := n.inService(context.Background())
+	defer cancel()
+	var all sync.WaitGroup
+	conns := make(chan *pgxpool.Conn, n.load.limit)
+	for range n.atLeast - int(n.load.open.Load()) {
+		all.Go(func() {
+			n.load.lent.Add(1)
+			conn, err := n.pool.Acquire(ctx)
+			if err != nil {
+				n.load.lent.Add(-1)
+				return
+			}
+			conns <- conn
+		})
 	}
-	n.mu.Lock()
-	refusal, wait := n.refusal, time.Until(n.retryAt)
-	n.mu.Unlock()
-	if wait > 0 {
-		return &dialBackoffError{n.name, refusal}
-	}
-	select {
-	case n.dials <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (n *nodePool) leaveDial(err error) {
-	<-n.dials
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err == nil {
-		n.backoff, n.retryAt, n.refusal = 0, time.Time{}, nil
-		return
-	}
-	n.backoff = min(max(2*n.backoff, minDialBackoff), maxDialBackoff)
-	n.retryAt = time.Now().Add(jittered(n.backoff))
-	n.refusal = err
-}
-
-// dial opens a socket that cut can end. It also serves the cancel requests that pgx sends when it gives up a
-// connection: to a node that is cut off they fail at once instead of hanging for seconds and holding a slot.
-func (n *nodePool) dial(ctx context.Context, dial dialFunc, network, addr string) (net.Conn, error) {
-	if down := n.severed.Load(); down != nil {
-		return nil, down
-	}
-	conn, err := dial(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	s := &socket{Conn: conn, pool: n}
-	n.mu.Lock()
-	n.sockets[s] = struct{}{}
-	n.mu.Unlock()
-	if down := n.severed.Load(); down != nil { // meanwhile: sever sets it before it looks for sockets
-		s.cut(down)
-	}
-	return s, nil
-}
-
-type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
-
-// socket is a connection to a node that fails with a reason of ours once it is cut.
-type socket struct {
-	net.Conn
-	pool   *nodePool
-	reason atomic.Pointer[error]
-	told   atomic.Bool // whether a Read has returned the reason
-}
-
-func (s *socket) cut(reason error) {
-	if s.reason.CompareAndSwap(nil, &reason) {
-		_ = s.Conn.Close()
+	all.Wait()
+	close(conns)
+	for conn := range conns {
+		conn.Release()
 	}
 }
 
-func (s *socket) Read(b []byte) (int, error) {
-	n, err := s.Conn.Read(b)
-	if err != nil && s.reason.Load() != nil {
-		if s.told.Swap(true) {
-			return n, *s.reason.Load()
-		}
-		return n, &cutError{*s.reason.Load()}
-	}
-	return n, err
+// risen draws whether a node that has been back since then takes one more piece of work already.
+func (n *nodePool) risen(since time.Time) bool {
+	return n.filling.Load() == 0 && rand.Float64() < float64(time.Since(since))/float64(riseTime)
 }
-
-func (s *socket) Write(b []byte) (int, error) {
-	n, err := s.Conn.Write(b)
-	if err != nil && s.reason.Load() != nil {
-		return n, *s.reason.Load()
-	}
-	return n, err
-}
-
-// cutError is the first thing that a reader of a cut socket learns. pgx peeks at the beginning of an answer, drops the
-// error of that, and then knows no more than "conn closed" (which it takes for safe to retry, though the statement was
-// sent). Only after a timeout does it ask again, and so gets to see the reason.
-type cutError struct{ reason error }
-
-func (e *cutError) Error() string { return e.reason.Error() }
-func (e *cutError) Unwrap() error { return e.reason }
-func (*cutError) Timeout() bool   { return true }
-func (*cutError) Temporary() bool { return true } // so that crypto/tls does not keep it for ever
-
-func (s *socket) Close() error {
-	s.pool.mu.Lock()
-	delete(s.pool.sockets, s)
-	s.pool.mu.Unlock()
-	return s.Conn.Close()
-}
-
-// dialBackoffError is why a node that has just refused a connection is not asked for another one yet.
-type dialBackoffError struct {
-	node string
-	err  error
-}
-
-func (e *dialBackoffError) Error() string {
-	return "not dialled again yet: " + e.err.Error()
-}
-func (e *dialBackoffError) Unwrap() error { return e.err }
 
 // retiredError ends the wait for a connection to a node that is no longer what it was.
 type retiredError struct{ node string }
@@ -402,39 +321,4 @@ func isDialError(err error) bool {
 	}
 	_, ok := errors.AsType[*pgconn.ConnectError](err)
 	return ok
-}
-
-// poolTracer sees the ends of connection attempts and the release of connections. pgx wants a QueryTracer, so it is one
-// that does nothing.
-type poolTracer struct {
-	pool *nodePool
-	hint func()
-}
-
-func withTracer(user pgx.QueryTracer, ours *poolTracer) pgx.QueryTracer {
-	if user == nil {
-		return ours
-	}
-	return multitracer.New(user, ours)
-}
-
-func (*poolTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	return ctx
-}
-func (*poolTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-func (*poolTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
-	return ctx
-}
-
-func (t *poolTracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEndData) {
-	t.pool.leaveDial(data.Err)
-	if data.Err != nil {
-		t.hint() // the monitor finds out whether it is the node
-	}
-}
-
-// TraceRelease takes a connection off the load. pgxpool calls it first thing in Release.
-func (t *poolTracer) TraceRelease(*pgxpool.Pool, pgxpool.TraceReleaseData) {
-	t.pool.load.lent.Add(-1)
 }

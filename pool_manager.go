@@ -67,7 +67,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	for i, node := range config.Nodes {
 		nodes[i] = NodeState{Name: node.Name, Zone: node.Zone, Cause: errNotProbed, Since: now, index: i}
 	}
-	pm.cluster = newCluster(nodes, now, config.MultiMaster, pm.apply)
+	pm.cluster = newCluster(nodes, now, rules{config.MultiMaster, config.RequireMajority}, pm.apply)
 	for i, node := range config.Nodes {
 		// Before the pool, which changes the configuration for its own use.
 		pm.monitors = append(pm.monitors, newMonitor(i, config, pm.interval, pm.cluster.observe))
@@ -187,7 +187,7 @@ func (pm *PoolManager) WaitNextCheck(ctx context.Context) error {
 	for i, m := range pm.monitors {
 		begun[i] = m.probes.Load()
 	}
-	pm.hintAll()
+	pm.wishAll()
 	return pm.await(ctx, "full round of probes", func(s *Snapshot) bool {
 		for i := range s.nodes {
 			if s.nodes[i].probe <= begun[i] {
@@ -228,9 +228,9 @@ func (pm *PoolManager) interval() time.Duration {
 
 func (pm *PoolManager) hint(node int) { pm.monitors[node].hint() }
 
-func (pm *PoolManager) hintAll() {
+func (pm *PoolManager) wishAll() {
 	for _, m := range pm.monitors {
-		m.hint()
+		m.wish()
 	}
 }
 
@@ -239,6 +239,7 @@ func (pm *PoolManager) hintAll() {
 func (pm *PoolManager) apply(prev, next *Snapshot) {
 	for i, p := range pm.pools {
 		old, new := &prev.nodes[i], &next.nodes[i]
+		p.traffic.view(new)
 		if new.Status.severed() && (!old.Status.severed() || old.Status != new.Status) {
 			p.sever(&NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause})
 		} else if !new.Status.severed() && old.Status.severed() {
@@ -249,9 +250,13 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		if old.Role != new.Role || old.Status != new.Status || next.closed {
 			p.retire()
 		}
+		if new.Status == StatusUp && old.Status != StatusUp && p.atLeast > 0 {
+			p.filling.Add(1)
+			pm.running.Go(p.fill)
+		}
 	}
 	if prev.lostAt.IsZero() && !next.lostAt.IsZero() {
-		pm.hintAll() // the hunt begins now, not when the others are due
+		pm.wishAll() // the hunt begins now, not when the others are due
 	}
 	pm.announce(prev, next)
 }

@@ -31,6 +31,9 @@ type walSample struct {
 
 const walSamples = 128 // about two minutes at the default CheckInterval
 
+// riseTime is how long the share of reads of a node that has come back takes to grow to the full.
+const riseTime = 3 * time.Second
+
 // Time returns when the newest evidence in the snapshot was received.
 func (s *Snapshot) Time() time.Time { return s.at }
 
@@ -81,9 +84,23 @@ type observation struct {
 	cause  error     // without a report: why
 }
 
+// says reports whether o says the same as p, apart from when and how far.
+func (o *observation) says(p *observation) bool {
+	if o.report == nil || p.report == nil {
+		return o.report == p.report && o.status == p.status
+	}
+	return o.report.Role == p.report.Role && o.report.Timeline == p.report.Timeline
+}
+
+// rules are the parts of a Config that reduce heeds.
+type rules struct {
+	multiMaster     bool
+	requireMajority bool
+}
+
 // reduce returns the snapshot after o, or prev itself if o says nothing new. It is the only place where roles and
 // statuses come from.
-func reduce(prev *Snapshot, o observation, multiMaster bool) *Snapshot {
+func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 	old := &prev.nodes[o.node]
 	switch {
 	case o.probe < old.probe:
@@ -97,7 +114,7 @@ func reduce(prev *Snapshot, o observation, multiMaster bool) *Snapshot {
 	s.nodes[o.node].absorb(o)
 
 	s.identify()
-	s.fence(multiMaster)
+	s.fence(r)
 	s.follow(prev)
 	for i := range s.nodes {
 		if n, was := &s.nodes[i], &prev.nodes[i]; n.Role != was.Role || n.Status != was.Status {
@@ -163,7 +180,7 @@ func (s *Snapshot) identify() {
 }
 
 // fence gives every answering node its final role and status in view of the others.
-func (s *Snapshot) fence(multiMaster bool) {
+func (s *Snapshot) fence(r rules) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if !n.answered {
@@ -174,23 +191,57 @@ func (s *Snapshot) fence(multiMaster bool) {
 			n.ban(StatusForeign, fmt.Errorf("system identifier %d, the cluster's is %d", id, s.identity))
 		} else if n.Role == RoleUnknown {
 			n.ban(StatusSuspect, errRole)
-		} else if !n.Report.InRecovery {
+		} else {
 			s.timeline = max(s.timeline, n.Report.Timeline)
 		}
 	}
-	if multiMaster {
-		return
+	if !r.multiMaster {
+		s.supersede()
+		s.onlyOneMaster()
 	}
+	if r.requireMajority {
+		s.needMajority()
+	}
+}
+
+// supersede bans what belongs to an older timeline than the highest that was seen.
+func (s *Snapshot) supersede() {
 	for i := range s.nodes {
-		// Also a server that is out of recovery and set read-only: what it serves is as superseded. And one that hangs
-		// at the moment, so that what runs on it ends now and not when it is given up: a newer master is proof enough.
 		n := &s.nodes[i]
-		usable := n.Status == StatusUp || n.Status == StatusSuspect
-		if t := n.Report.Timeline; usable && !n.Report.InRecovery && t != 0 && t < s.timeline {
+		t := n.Report.Timeline
+		if t == 0 || t >= s.timeline {
+			continue
+		}
+		switch {
+		case n.Report.InRecovery:
+			// It follows the old master, or has not turned to the new one yet: nothing to cut.
+			if n.Status == StatusUp {
+				n.ban(StatusSuspect, fmt.Errorf("follows timeline %d, superseded by timeline %d", t, s.timeline))
+			}
+		case n.Status == StatusUp || n.Status == StatusSuspect:
+			// Also one that is set read-only: what it serves is as superseded. And one that hangs at the moment, so that
+			// what runs on it ends now and not when it is given up: a newer master is proof enough.
 			n.ban(StatusStale, fmt.Errorf("on timeline %d, superseded by timeline %d", t, s.timeline))
 		}
 	}
-	s.onlyOneMaster()
+}
+
+// needMajority trusts no master unless most nodes answer.
+func (s *Snapshot) needMajority() {
+	answering := 0
+	for i := range s.nodes {
+		if s.nodes[i].answered {
+			answering++
+		}
+	}
+	if 2*answering > len(s.nodes) {
+		return
+	}
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.Role == RoleMaster {
+			n.ban(StatusSuspect, fmt.Errorf("only %d of %d nodes answer, and no master is trusted without a majority", answering, len(s.nodes)))
+		}
+	}
 }
 
 // onlyOneMaster leaves one of several writable nodes on one timeline, which replication cannot produce: the incumbent,
@@ -333,7 +384,21 @@ func (s *Snapshot) withRole(role Role, zone string, fits func(*NodeState) bool) 
 	if len(near) > 0 {
 		all = near
 	}
+	s.rise(all)
 	return prepared(all)
+}
+
+// rise marks the candidates that have just come back while others were there all the time.
+func (s *Snapshot) rise(cs []Candidate) {
+	rising := func(c *Candidate) bool { return s.at.Sub(c.Since) < riseTime }
+	for i := range cs {
+		if !rising(&cs[i]) { // there is one to take its share
+			for k := range cs {
+				cs[k].rising = rising(&cs[k])
+			}
+			return
+		}
+	}
 }
 
 // prepared fills in what the pickers of this package look up.

@@ -13,7 +13,7 @@ import (
 // world is a cluster without servers: a snapshot that tests feed with observations.
 type world struct {
 	s     *Snapshot
-	multi bool
+	rules rules
 	now   time.Time
 	probe uint64
 }
@@ -44,7 +44,7 @@ func (w *world) sees(node int, r Report) *world {
 	sent := w.now
 	w.now = w.now.Add(time.Millisecond)
 	w.probe++
-	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, report: &r}, w.multi)
+	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, report: &r}, w.rules)
 	return w
 }
 
@@ -52,7 +52,7 @@ func (w *world) loses(node int, status Status) *world {
 	sent := w.now
 	w.now = w.now.Add(time.Millisecond)
 	w.probe++
-	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.multi)
+	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.rules)
 	return w
 }
 
@@ -158,9 +158,31 @@ func TestReduce(t *testing.T) {
 		{"two masters without timelines", func(w *world) { w.sees(1, bare(RoleMaster)).sees(0, bare(RoleMaster)) }, "stale M suspect"},
 		{"a cluster without timelines", func(w *world) { w.sees(0, bare(RoleMaster)).sees(1, bare(RoleReplica)) }, "M R suspect"},
 		{"several masters where that is meant", func(w *world) {
-			w.multi = true
+			w.rules.multiMaster = true
 			w.sees(0, master(1, 9)).sees(1, master(2, 9))
 		}, "M M suspect"},
+		{
+			"a standby of a stale master is left out where it may be known",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(2, with(replica(9), func(r *Report) { r.Timeline = 1 })).sees(1, master(2, 9))
+			}, "stale M suspect",
+		},
+		{
+			"a standby knows of a newer master first",
+			func(w *world) { w.sees(0, master(1, 9)).sees(2, with(replica(9), func(r *Report) { r.Timeline = 2 })) }, "stale suspect R",
+		},
+		{"no majority, no master", func(w *world) {
+			w.rules.requireMajority = true
+			w.sees(0, master(1, 9))
+		}, "suspect suspect suspect"},
+		{"a majority", func(w *world) {
+			w.rules.requireMajority = true
+			w.sees(0, master(1, 9)).sees(1, replica(9))
+		}, "M R suspect"},
+		{"a majority lost", func(w *world) {
+			w.rules.requireMajority = true
+			w.sees(0, master(1, 9)).sees(1, replica(9)).loses(1, StatusSuspect)
+		}, "suspect suspect suspect"},
 		{"foreign", func(w *world) { w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, foreign(replica(9))) }, "M R foreign"},
 		{
 			"foreign, though it was heard first",
@@ -214,7 +236,7 @@ func TestReduceIgnoresOlderEvidence(t *testing.T) {
 		"an older silence":        {probe: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
 		"an answer given up late": {probe: w.probe, at: w.now, status: StatusSuspect, cause: errUnanswered},
 	} {
-		if next := reduce(w.s, o, false); next != w.s {
+		if next := reduce(w.s, o, rules{}); next != w.s {
 			t.Errorf("%s changed the snapshot", name)
 		}
 	}
@@ -251,7 +273,7 @@ func TestReduceInvariants(t *testing.T) {
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		w := newWorld(1 + random.IntN(4))
-		w.multi = random.IntN(8) == 0
+		w.rules.multiMaster = random.IntN(8) == 0
 		var highest uint32
 		for range 200 {
 			node := random.IntN(len(w.s.nodes))
@@ -270,7 +292,7 @@ func TestReduceInvariants(t *testing.T) {
 			if w.s.identity != prev.identity {
 				highest = 0
 			}
-			check(t, seed, prev, w.s, w.multi, &highest)
+			check(t, seed, prev, w.s, w.rules.multiMaster, &highest)
 		}
 	}
 }

@@ -1,0 +1,62 @@
+package hasql
+
+import (
+	"net"
+	"sync/atomic"
+)
+
+// socket is a connection to a node that fails with a reason of ours once it is cut.
+type socket struct {
+	net.Conn
+	pool   *nodePool
+	reason atomic.Pointer[error]
+	told   atomic.Bool // whether a Read has returned the reason
+	asked  atomic.Bool // whether something was written since the last byte was read
+}
+
+func (s *socket) cut(reason error) {
+	if s.reason.CompareAndSwap(nil, &reason) {
+		_ = s.Conn.Close()
+	}
+}
+
+func (s *socket) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if n > 0 {
+		s.pool.traffic.received(s)
+	}
+	if err != nil && s.reason.Load() != nil {
+		if s.told.Swap(true) {
+			return n, *s.reason.Load()
+		}
+		return n, &cutError{*s.reason.Load()}
+	}
+	return n, err
+}
+
+func (s *socket) Write(b []byte) (int, error) {
+	s.pool.traffic.sent(s)
+	n, err := s.Conn.Write(b)
+	if err != nil && s.reason.Load() != nil {
+		return n, *s.reason.Load()
+	}
+	return n, err
+}
+
+// cutError is the first thing that a reader of a cut socket learns. pgx peeks at the beginning of an answer, drops the
+// error of that, and then knows no more than "conn closed" (which it takes for safe to retry, though the statement was
+// sent). Only after a timeout does it ask again, and so gets to see the reason.
+type cutError struct{ reason error }
+
+func (e *cutError) Error() string { return e.reason.Error() }
+func (e *cutError) Unwrap() error { return e.reason }
+func (*cutError) Timeout() bool   { return true }
+func (*cutError) Temporary() bool { return true } // so that crypto/tls does not keep it for ever
+
+func (s *socket) Close() error {
+	s.pool.mu.Lock()
+	delete(s.pool.sockets, s)
+	s.pool.mu.Unlock()
+	s.pool.traffic.settled(s)
+	return s.Conn.Close()
+}

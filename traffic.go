@@ -1,0 +1,172 @@
+package hasql
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/multitracer"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// silence is how long nobody may hear a byte from a node that was asked something, before its monitor asks too.
+	silence = 100 * time.Millisecond
+	// sample is how many connections are released for each whose parameter statuses are compared with the node's role:
+	// among many all the same, and too dear for each.
+	sample = 16
+)
+
+// traffic is what the work on a node tells of it in passing. All of it is hints: they ask the monitor for a probe, which
+// decides. Behind a pooler nothing is believed, since there a connection's words may be another server's, or old.
+type traffic struct {
+	hint    func()
+	role    atomic.Uint32 // the node's Role, as far as the view goes
+	standby atomic.Bool   // whether it is in recovery, as far as the view goes
+	pooled  atomic.Bool
+
+	asked    atomic.Int64  // sockets that wait for an answer
+	answers  atomic.Uint64 // reads that brought something
+	watching atomic.Bool   // whether the watch for silence runs
+}
+
+// view tells what the node is taken for, so that what contradicts it is noticed.
+func (t *traffic) view(n *NodeState) {
+	t.role.Store(uint32(n.Role))
+	t.standby.Store(n.Report.InRecovery)
+	t.pooled.Store(n.Report.Pooler)
+}
+
+// listen adds to the handlers of a pool's connections, which keep their own say.
+func (t *traffic) listen(config *pgx.ConnConfig) {
+	onError, onNotice := config.OnPgError, config.OnNotice
+	config.OnPgError = func(pg *pgconn.PgConn, err *pgconn.PgError) bool {
+		t.heard(err.Code)
+		return onError == nil || onError(pg, err)
+	}
+	// A server that stops at once, or recovers from the crash of a backend, says so by a warning and no error.
+	config.OnNotice = func(pg *pgconn.PgConn, notice *pgconn.Notice) {
+		t.heard(notice.Code)
+		if onNotice != nil {
+			onNotice(pg, notice)
+		}
+	}
+}
+
+// heard takes a SQLSTATE for a hint if it is about the server and not about the statement: shutdown, crash and start-up
+// (57P01 to 57P03), broken connections (class 08), and a write refused by a node that is taken for the master. A full
+// server (53300) and internal errors (XX000) say nothing of its role.
+func (t *traffic) heard(code string) {
+	switch code {
+	case "25006":
+		if Role(t.role.Load()) != RoleMaster {
+			return // somebody writes to a replica; that is his mistake
+		}
+	case "57P01", "57P02", "57P03":
+	default:
+		if !strings.HasPrefix(code, "08") {
+			return
+		}
+	}
+	t.suggest()
+}
+
+func (t *traffic) suggest() {
+	if !t.pooled.Load() {
+		t.hint()
+	}
+}
+
+// released compares what the server reported on a connection with the node's role. PostgreSQL 14 and later tell every
+// session of a promotion, and of a change of default_transaction_read_only, with the answer to its next statement.
+func (t *traffic) released(load *nodeLoad, conn *pgx.Conn) {
+	if load.acquires[TargetMaster].Load()%sample != 0 && load.acquires[TargetReplica].Load()%sample != 0 {
+		return
+	}
+	pg := conn.PgConn()
+	standby := pg.ParameterStatus("in_hot_standby")
+	if standby == "on" && !t.standby.Load() || standby == "off" && t.standby.Load() ||
+		Role(t.role.Load()) == RoleMaster && pg.ParameterStatus("default_transaction_read_only") == "on" {
+		t.suggest()
+	}
+}
+
+// sent notes that an answer is expected on a socket.
+func (t *traffic) sent(s *socket) {
+	if s.asked.Swap(true) {
+		return
+	}
+	t.asked.Add(1)
+	if !t.watching.Swap(true) {
+		t.watch(t.answers.Load(), 0)
+	}
+}
+
+// received notes that the server is alive.
+func (t *traffic) received(s *socket) {
+	t.answers.Add(1)
+	t.settled(s)
+}
+
+func (t *traffic) settled(s *socket) {
+	if s.asked.Swap(false) {
+		t.asked.Add(-1)
+	}
+}
+
+// watch looks in half of silence again, for as long as answers are expected, and gives one hint for each time that
+// nothing at all comes for all of silence: a long query alone on its node costs one probe, not one each time.
+func (t *traffic) watch(before uint64, quiet int) {
+	time.AfterFunc(silence/2, func() {
+		now := t.answers.Load()
+		if now != before {
+			quiet = 0
+		} else if quiet++; quiet == 2 {
+			t.suggest()
+		}
+		if t.asked.Load() == 0 {
+			t.watching.Store(false)
+			if t.asked.Load() == 0 || t.watching.Swap(true) {
+				return
+			}
+		}
+		t.watch(now, quiet)
+	})
+}
+
+// poolTracer sees the ends of connection attempts and the release of connections. pgx wants a QueryTracer, so it is one
+// that does nothing.
+type poolTracer struct{ pool *nodePool }
+
+func withTracer(user pgx.QueryTracer, ours *poolTracer) pgx.QueryTracer {
+	if user == nil {
+		return ours
+	}
+	return multitracer.New(user, ours)
+}
+
+func (*poolTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+func (*poolTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (*poolTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
+	return ctx
+}
+
+func (t *poolTracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEndData) {
+	t.pool.leaveDial(data.Err)
+	if data.Err != nil {
+		t.pool.traffic.hint() // the monitor finds out whether it is the node
+	}
+}
+
+// TraceRelease takes a connection off the load, and now and then has a look at what the server said on it. pgxpool calls
+// it first thing in Release.
+func (t *poolTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
+	t.pool.load.lent.Add(-1)
+	t.pool.traffic.released(t.pool.load, data.Conn)
+}

@@ -1,0 +1,187 @@
+package hasql
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/pghasql/hasql/internal/pgfake"
+)
+
+// probes counts what a node was asked by its monitor while f ran.
+func probes(c *pgfake.Cluster, node string, f func()) int {
+	before := c.Node(node).QueryCount(fullProbe)
+	f()
+	return c.Node(node).QueryCount(fullProbe) - before
+}
+
+func TestPromotionIsSeenInPassing(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Hour })
+		ready(t, pm)
+		time.Sleep(time.Second)
+		c.Node("pg2").Promote()
+		for range 4 * sample { // about half of these go to pg2, whose answers tell
+			conn := acquire(t, pm.AcquireReplica)
+			nodeOf(t, conn)
+			conn.Release()
+		}
+		time.Sleep(time.Second)
+		if name := pm.Snapshot().master().Name; name != "pg2:5432" {
+			t.Errorf("the master is %q", name)
+		}
+	})
+}
+
+func TestRefusedWriteOnTheMasterAsksForAProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Hour })
+		ready(t, pm)
+		time.Sleep(time.Second)
+		c.Node("pg1").SetDefaultReadOnly(true)
+		if _, err := pm.Master().Exec(t.Context(), "write x"); err == nil || !strings.Contains(err.Error(), "25006") {
+			t.Fatalf("error %v", err)
+		}
+		time.Sleep(time.Second)
+		if n := pm.Snapshot().MasterCount(); n != 0 {
+			t.Errorf("%d masters", n)
+		}
+	})
+}
+
+func TestSilenceUnderTrafficAsksForAProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Hour })
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		c.Node("pg1").Freeze()
+		frozen := time.Now()
+		go func() { _, _ = conn.Exec(t.Context(), "write x") }()
+		at(300*time.Millisecond, c.Node("pg2").Promote)
+		time.Sleep(silence * 3 / 2) // until the probe is out: an acquire before would take an idle connection of pg1's
+		time.Sleep(DefaultCheckTimeout)
+		acquire(t, pm.AcquireMaster).Release()
+		if took := time.Since(frozen); took > 700*time.Millisecond {
+			t.Errorf("writing again after %v", took)
+		}
+	})
+}
+
+func TestHealthyTrafficAsksForNoProbes(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		for _, code := range []string{"XX000", "53300", "40001", "57014"} {
+			c.Handle("fail "+code, func(*pgfake.Session, []string) (*pgfake.Result, error) {
+				return nil, pgfake.Errorf(code, "an error of the statement's")
+			})
+		}
+		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Hour })
+		ready(t, pm)
+		time.Sleep(time.Second)
+		n := probes(c, "pg1", func() {
+			for range 1000 {
+				for _, sql := range []string{"syntax error", "fail XX000", "fail 53300", "fail 40001", "fail 57014"} {
+					_, _ = pm.Master().Exec(t.Context(), sql)
+				}
+				if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		})
+		if n != 0 {
+			t.Errorf("%d probes for statements that fail or not", n)
+		}
+		n = probes(c, "pg1", func() {
+			if _, err := pm.Master().Exec(t.Context(), "select pg_sleep(60)"); err != nil {
+				t.Error(err)
+			}
+		})
+		if n != 1 {
+			t.Errorf("%d probes for a query that takes a minute", n)
+		}
+	})
+}
+
+func TestHintsThatMeanNothingAreHeededLessAndLess(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle("wrong", func(*pgfake.Session, []string) (*pgfake.Result, error) {
+			return nil, pgfake.Errorf("25006", "cannot execute INSERT in a read-only transaction")
+		})
+		pm := open(t, c)
+		ready(t, pm)
+		time.Sleep(time.Second)
+		n := probes(c, "pg1", func() {
+			for range 10_000 { // a service that writes in transactions it has set read-only
+				_, _ = pm.Master().Exec(t.Context(), "wrong")
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		if n > 120 { // 100 s
+			t.Errorf("%d probes", n)
+		}
+	})
+}
+
+func TestNodeThatComesBackGrowsIntoItsShare(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.Nodes[1].Pool.MinConns = 3 })
+		ready(t, pm)
+		time.Sleep(time.Minute)
+		c.Node("pg2").Kill()
+		time.Sleep(time.Minute)
+		c.Node("pg2").Start()
+		ready(t, pm)
+		synctest.Wait()
+		if n := pm.pools[1].pool.Stat().IdleConns(); n != 3 {
+			t.Errorf("%d connections are open where 3 shall be at least", n)
+		}
+		share := func() float64 {
+			before := pm.Stat().Nodes[1].Acquires[TargetReplica]
+			for range 2000 {
+				acquire(t, pm.AcquireReplica).Release()
+			}
+			return float64(pm.Stat().Nodes[1].Acquires[TargetReplica]-before) / 2000
+		}
+		var shares []string
+		last := -0.05
+		for range 4 {
+			s := share()
+			shares = append(shares, fmt.Sprintf("%.2f", s))
+			if s < last {
+				t.Error("the share shrinks")
+			}
+			last = s - 0.05
+			time.Sleep(time.Second)
+		}
+		if shares[0] > "0.05" || shares[3] < "0.45" {
+			t.Errorf("shares %v", shares)
+		}
+	})
+}
+
+func TestPromotedReplicaServesWritesWithTheConnectionsItHas(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		var warm sync.WaitGroup
+		for range 8 {
+			warm.Go(func() {
+				conn := acquire(t, pm.AcquireReplica)
+				time.Sleep(time.Millisecond)
+				conn.Release()
+			})
+		}
+		warm.Wait()
+		dials := c.Node("pg2").Dials()
+		c.Node("pg1").Kill()
+		c.Node("pg2").Promote()
+		acquire(t, pm.AcquireMaster).Release()
+		if n := c.Node("pg2").Dials() - dials; n != 0 {
+			t.Errorf("%d dials before the first write", n)
+		}
+	})
+}
