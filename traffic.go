@@ -83,7 +83,7 @@ func (t *traffic) suggest() {
 // released compares what the server reported on a connection with the node's role. PostgreSQL 14 and later tell every
 // session of a promotion, and of a change of default_transaction_read_only, with the answer to its next statement.
 func (t *traffic) released(load *nodeLoad, conn *pgx.Conn) {
-	if load.acquires[TargetMaster].Load()%sample != 0 && load.acquires[TargetReplica].Load()%sample != 0 {
+	if (load.acquires[TargetMaster].Load()+load.acquires[TargetReplica].Load())%sample != 0 {
 		return
 	}
 	pg := conn.PgConn()
