@@ -27,58 +27,114 @@ type CheckerFunc func(ctx context.Context, conn *pgx.Conn) (Report, error)
 func (f CheckerFunc) Check(ctx context.Context, conn *pgx.Conn) (Report, error) { return f(ctx, conn) }
 
 // StandardChecker takes the role from transaction_read_only, as libpq's target_session_attrs=read-write does, and in
-// the same round trip learns the position in the WAL, the timeline, the system identifier and the start time. It needs
-// no grant on PostgreSQL 13 to 18. A server that refuses the full question (a product that speaks PostgreSQL's protocol,
-// a server on which those functions were revoked) is asked for transaction_read_only alone on that connection from then
-// on; its lag, timeline and identity remain unknown, and [Report.Limited] says why.
+// the same round trip learns the position in the WAL and the timeline, and on a new connection also the system identifier
+// and the start time. It needs no grant on PostgreSQL 13 to 18. A server that refuses that question (a product that speaks
+// PostgreSQL's protocol, a server on which those functions were revoked) is asked for transaction_read_only alone on that
+// connection from then on; its lag, timeline and identity remain unknown, and [Report.Limited] says why.
 type StandardChecker struct{}
 
-// fullProbe guards what is an error during recovery, or outside it, by CASE. A promotion in the middle of the statement
+// stateProbe guards what is an error during recovery, or outside it, by CASE. A promotion in the middle of the statement
 // does no harm, as recovery only ever ends. pg_walfile_name is right from the moment of promotion, while
 // pg_control_checkpoint lags by the end-of-recovery checkpoint, seconds later. A standby tells the timeline it receives to
 // roles with pg_monitor only; to others it is null.
-const fullProbe = `select current_setting('transaction_read_only'),
+const stateProbe = `select current_setting('transaction_read_only'),
  pg_is_in_recovery(),
- (select system_identifier from pg_control_system()),
  case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver)
   else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 end,
  ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) - '0/0'::pg_lsn)::int8,
- case when pg_is_in_recovery() then (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000000)::int8 end,
+ case when pg_is_in_recovery() then (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000000)::int8 end`
+
+// fullProbe asks besides for what cannot change while a connection lasts.
+const fullProbe = stateProbe + `,
+ (select system_identifier from pg_control_system()),
  (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8,
  pg_backend_pid()`
 
 // basicProbe is one simple SHOW, which anything that calls itself PostgreSQL understands.
 const basicProbe = `show transaction_read_only`
 
-// basicOnly marks, in the connection's custom data, a server that has refused the full probe.
-const basicOnly = "hasql: basic probe only"
+// session is what a StandardChecker keeps with a connection, in its custom data.
+type session struct {
+	identity *Report // of the full probe
+	prepared bool    // whether stateProbe is
+	refusal  error   // of the full probe
+}
+
+const sessionKey = "hasql"
 
 // Check implements [Checker]. It blocks until the answer or the end of ctx.
 func (StandardChecker) Check(ctx context.Context, conn *pgx.Conn) (Report, error) {
 	pg := conn.PgConn()
-	if pg.CustomData()[basicOnly] == nil {
-		row, err := probe(ctx, pg, fullProbe, 8)
-		if err == nil {
-			return parseFull(row, pg.PID())
-		}
-		if _, refused := errors.AsType[*pgconn.PgError](err); !refused || pg.IsClosed() {
+	s, ok := pg.CustomData()[sessionKey].(*session)
+	if !ok {
+		s = new(session)
+		pg.CustomData()[sessionKey] = s
+	}
+	switch {
+	case s.refusal != nil:
+		return s.basic(ctx, pg)
+	case s.identity != nil:
+		return s.state(ctx, pg)
+	}
+	report, err := s.full(ctx, pg)
+	if _, refused := errors.AsType[*pgconn.PgError](err); refused && !pg.IsClosed() {
+		s.refusal = err
+		return s.basic(ctx, pg)
+	}
+	return report, err
+}
+
+// full asks everything. Behind a pooler it is asked each time, for the server may be another one each time.
+func (s *session) full(ctx context.Context, pg *pgconn.PgConn) (Report, error) {
+	row, err := only(pg.ExecParams(ctx, fullProbe, nil, nil, nil, nil).Read(), 8)
+	if err != nil {
+		return Report{}, err
+	}
+	var r Report
+	n := numbers{row: row}
+	n.state(&r)
+	r.SystemID = uint64(n.at(5))
+	if us := n.at(6); us != 0 {
+		r.StartTime = time.UnixMicro(us)
+	}
+	r.Pooler = n.at(7) != int64(pg.PID())
+	if n.err == nil && !r.Pooler {
+		s.identity = &r
+	}
+	return r, n.err
+}
+
+// state asks what can change, by a prepared statement.
+func (s *session) state(ctx context.Context, pg *pgconn.PgConn) (Report, error) {
+	const name = "hasql_probe"
+	if !s.prepared {
+		if _, err := pg.Prepare(ctx, name, stateProbe, nil); err != nil {
 			return Report{}, err
 		}
-		pg.CustomData()[basicOnly] = err
+		s.prepared = true
 	}
-	row, err := probe(ctx, pg, basicProbe, 1)
+	row, err := only(pg.ExecPrepared(ctx, name, nil, nil, nil).Read(), 5)
+	if err != nil {
+		return Report{}, err
+	}
+	r := *s.identity
+	n := numbers{row: row}
+	n.state(&r)
+	return r, n.err
+}
+
+// basic asks for the role alone.
+func (s *session) basic(ctx context.Context, pg *pgconn.PgConn) (Report, error) {
+	row, err := only(pg.ExecParams(ctx, basicProbe, nil, nil, nil, nil).Read(), 1)
 	if err != nil {
 		return Report{}, err
 	}
 	role := roleOf(row[0])
-	refusal, _ := pg.CustomData()[basicOnly].(error)
-	return Report{Role: role, InRecovery: role == RoleReplica, Limited: refusal}, nil
+	return Report{Role: role, InRecovery: role == RoleReplica, Limited: s.refusal}, nil
 }
 
-// probe runs a statement without parameters in one round trip, without leaving a prepared statement behind a pooler,
-// and returns its only row.
-func probe(ctx context.Context, pg *pgconn.PgConn, sql string, columns int) ([][]byte, error) {
-	result := pg.ExecParams(ctx, sql, nil, nil, nil, nil).Read()
+// only returns the only row of a probe.
+func only(result *pgconn.Result, columns int) ([][]byte, error) {
 	if result.Err != nil {
 		return nil, result.Err
 	}
@@ -88,26 +144,28 @@ func probe(ctx context.Context, pg *pgconn.PgConn, sql string, columns int) ([][
 	return result.Rows[0], nil
 }
 
-func parseFull(row [][]byte, pid uint32) (r Report, err error) {
-	number := func(i int) int64 { // NULL is 0, unknown
-		if row[i] == nil {
-			return 0
-		}
-		n, e := strconv.ParseInt(string(row[i]), 10, 64)
-		err = errors.Join(err, e)
-		return n
+// numbers reads the columns of a probe. NULL is 0: unknown.
+type numbers struct {
+	row [][]byte
+	err error
+}
+
+func (n *numbers) at(column int) int64 {
+	if n.row[column] == nil {
+		return 0
 	}
-	r.Role = roleOf(row[0])
-	r.InRecovery = string(row[1]) == "t"
-	r.SystemID = uint64(number(2))
-	r.Timeline = uint32(number(3))
-	r.LSN = LSN(number(4))
-	r.ReplayDelay = time.Duration(number(5)) * time.Microsecond
-	if us := number(6); us != 0 {
-		r.StartTime = time.UnixMicro(us)
-	}
-	r.Pooler = number(7) != int64(pid)
-	return r, err
+	v, err := strconv.ParseInt(string(n.row[column]), 10, 64)
+	n.err = errors.Join(n.err, err)
+	return v
+}
+
+// state reads the columns of stateProbe.
+func (n *numbers) state(r *Report) {
+	r.Role = roleOf(n.row[0])
+	r.InRecovery = string(n.row[1]) == "t"
+	r.Timeline = uint32(n.at(2))
+	r.LSN = LSN(n.at(3))
+	r.ReplayDelay = time.Duration(n.at(4)) * time.Microsecond
 }
 
 // roleOf takes anything but on and off for unknown: an empty answer in the middle of a switchover must not look

@@ -18,14 +18,28 @@ func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := pgfake.New("pg1", "pg2", "pg3")
 		t.Cleanup(c.Close)
-		c.Handle(fullProbe, answerProbe,
-			pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("system_identifier"),
-			pgfake.Int8("timeline"), pgfake.Int8("lsn"), pgfake.Int8("delay"), pgfake.Int8("start"), pgfake.Int8("pid"))
+		handleProbe(c, answerProbe)
 		test(t, c)
 	})
 }
 
-// answerProbe is what PostgreSQL says to fullProbe.
+// handleProbe makes every node answer probes by h, which returns the columns of fullProbe.
+func handleProbe(c *pgfake.Cluster, h pgfake.Handler) {
+	columns := []pgfake.Column{
+		pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("timeline"), pgfake.Int8("lsn"),
+		pgfake.Int8("delay"), pgfake.Int8("system_identifier"), pgfake.Int8("start"), pgfake.Int8("pid"),
+	}
+	c.Handle(fullProbe, h, columns...)
+	c.Handle(stateProbe, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+		result, err := h(s, args)
+		if err != nil {
+			return nil, err
+		}
+		return pgfake.Row(result.Rows[0][:5]...), nil
+	}, columns[:5]...)
+}
+
+// answerProbe is what PostgreSQL says to an ordinary role.
 func answerProbe(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
 	n := s.Node().State()
 	readOnly := "off"
@@ -38,8 +52,11 @@ func answerProbe(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
 	} else {
 		timeline = n.Timeline
 	}
-	return pgfake.Row(readOnly, n.InRecovery, n.SystemID, timeline, n.LSN, delay, n.StartTime.UnixMicro(), s.PID()), nil
+	return pgfake.Row(readOnly, n.InRecovery, timeline, n.LSN, delay, n.SystemID, n.StartTime.UnixMicro(), s.PID()), nil
 }
+
+// asked is how often a node was probed.
+func asked(n *pgfake.Node) int { return n.QueryCount(fullProbe) + n.QueryCount(stateProbe) }
 
 // open makes a PoolManager for the cluster, which the end of the test closes.
 func open(t *testing.T, c *pgfake.Cluster, edit ...func(*Config)) *PoolManager {

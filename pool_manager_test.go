@@ -129,9 +129,9 @@ func TestThousandWaitersCostNoProbesOfTheirOwn(t *testing.T) {
 			ready(t, pm)
 			c.Node("pg1").Kill()
 			synctest.Wait()
-			before := c.Node("pg2").QueryCount(fullProbe)
+			before := asked(c.Node("pg2"))
 			at(2*time.Second, func() {
-				count = c.Node("pg2").QueryCount(fullProbe) - before
+				count = asked(c.Node("pg2")) - before
 				c.Node("pg2").Promote()
 			})
 			var all sync.WaitGroup
@@ -306,9 +306,9 @@ func TestIdleClusterCostsOneProbePerIntervalAndOneConnection(t *testing.T) {
 		pm := open(t, c)
 		ready(t, pm)
 		time.Sleep(time.Second)
-		before := c.Node("pg2").QueryCount(fullProbe)
+		before := asked(c.Node("pg2"))
 		time.Sleep(1000 * time.Second)
-		if n := c.Node("pg2").QueryCount(fullProbe) - before; n < 900 || n > 1112 {
+		if n := asked(c.Node("pg2")) - before; n < 900 || n > 1112 {
 			t.Errorf("%d probes in 1000 s", n)
 		}
 		for _, n := range c.Nodes() {
@@ -326,9 +326,9 @@ func TestHuntForAMasterSlowsDown(t *testing.T) {
 		c.Node("pg1").Kill()
 		synctest.Wait()
 		count := func(d time.Duration) int {
-			before := c.Node("pg2").QueryCount(fullProbe)
+			before := asked(c.Node("pg2"))
 			time.Sleep(d)
-			return c.Node("pg2").QueryCount(fullProbe) - before
+			return asked(c.Node("pg2")) - before
 		}
 		for _, phase := range []struct {
 			of       time.Duration

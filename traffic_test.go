@@ -13,9 +13,9 @@ import (
 
 // probes counts what a node was asked by its monitor while f ran.
 func probes(c *pgfake.Cluster, node string, f func()) int {
-	before := c.Node(node).QueryCount(fullProbe)
+	before := asked(c.Node(node))
 	f()
-	return c.Node(node).QueryCount(fullProbe) - before
+	return asked(c.Node(node)) - before
 }
 
 func TestPromotionIsSeenInPassing(t *testing.T) {
