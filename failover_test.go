@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
@@ -234,6 +235,40 @@ func TestLostIdleConnectionIsReplacedUnseen(t *testing.T) {
 		synctest.Wait()
 		if s := status(pm, "pg1"); s != StatusUp {
 			t.Errorf("pg1 is %s after the loss of connections alone", s)
+		}
+	})
+}
+
+func TestOneLostConnectionPutsTheOthersInDoubt(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) {
+			// A monitor that never learns: what an acquire finds out for itself in the moment before its monitor knows.
+			config.CheckInterval, config.RecoveryInterval = time.Hour, time.Hour
+			config.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				r, err := StandardChecker{}.Check(ctx, conn)
+				r.StartTime = time.Time{}
+				return r, err
+			})
+		})
+		ready(t, pm)
+		var conns []*pgxpool.Conn
+		for range 4 {
+			conns = append(conns, acquire(t, pm.AcquireMaster))
+		}
+		for _, conn := range conns {
+			conn.Release()
+		}
+		for _, pid := range c.Node("pg1").PIDs()[1:] { // all but the monitor's
+			c.Node("pg1").Terminate(pid)
+		}
+		failed := 0
+		for range 10 {
+			if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+				failed++
+			}
+		}
+		if failed != 1 {
+			t.Errorf("%d of four lost connections were lent", failed)
 		}
 	})
 }

@@ -191,7 +191,7 @@ func (n *nodePool) doubt(should func(context.Context, pgxpool.ShouldPingParams) 
 		should = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > time.Second }
 	}
 	return func(ctx context.Context, p pgxpool.ShouldPingParams) bool {
-		if should(ctx, p) {
+		if should(ctx, p) || n.traffic.shaken(p.IdleDuration) {
 			if _, already := n.unproven.LoadOrStore(p.Conn, nil); !already {
 				n.doubts.Add(1)
 			}

@@ -1,6 +1,7 @@
 package hasql
 
 import (
+	"errors"
 	"net"
 	"sync/atomic"
 )
@@ -12,6 +13,7 @@ type socket struct {
 	reason atomic.Pointer[error]
 	told   atomic.Bool // whether a Read has returned the reason
 	asked  atomic.Bool // whether something was written since the last byte was read
+	given  atomic.Bool // whether the caller gave it up, by the deadline that pgx sets when a context ends
 }
 
 func (s *socket) cut(reason error) {
@@ -25,11 +27,13 @@ func (s *socket) Read(b []byte) (int, error) {
 	if n > 0 {
 		s.pool.traffic.received(s)
 	}
-	if err != nil && s.reason.Load() != nil {
-		if s.told.Swap(true) {
-			return n, *s.reason.Load()
-		}
-		return n, &cutError{*s.reason.Load()}
+	if err == nil {
+		return n, nil
+	}
+	if reason := s.reason.Load(); reason == nil {
+		s.lost(err)
+	} else if err = *reason; !s.told.Swap(true) {
+		err = &cutError{err}
 	}
 	return n, err
 }
@@ -37,10 +41,24 @@ func (s *socket) Read(b []byte) (int, error) {
 func (s *socket) Write(b []byte) (int, error) {
 	s.pool.traffic.sent(s)
 	n, err := s.Conn.Write(b)
-	if err != nil && s.reason.Load() != nil {
-		return n, *s.reason.Load()
+	if err == nil {
+		return n, nil
+	}
+	if reason := s.reason.Load(); reason == nil {
+		s.lost(err)
+	} else {
+		err = *reason
 	}
 	return n, err
+}
+
+// lost notes that a connection ended, unless it was its user who ended it.
+func (s *socket) lost(err error) {
+	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
+		s.given.Store(true)
+	} else if !s.given.Load() && !errors.Is(err, net.ErrClosed) {
+		s.pool.traffic.shake()
+	}
 }
 
 // cutError is the first thing that a reader of a cut socket learns. pgx peeks at the beginning of an answer, drops the

@@ -31,6 +31,7 @@ type traffic struct {
 	asked    atomic.Int64  // sockets that wait for an answer
 	answers  atomic.Uint64 // reads that brought something
 	watching atomic.Bool   // whether the watch for silence runs
+	shakenAt atomic.Int64  // nanoseconds since epoch: when a connection was lost last, 0 if that is long ago
 }
 
 // view tells what the node is taken for, so that what contradicts it is noticed.
@@ -65,13 +66,14 @@ func (t *traffic) heard(code string) {
 		if Role(t.role.Load()) != RoleMaster {
 			return // somebody writes to a replica; that is his mistake
 		}
+		t.suggest()
 	case "57P01", "57P02", "57P03":
+		t.shake()
 	default:
-		if !strings.HasPrefix(code, "08") {
-			return
+		if strings.HasPrefix(code, "08") {
+			t.suggest()
 		}
 	}
-	t.suggest()
 }
 
 func (t *traffic) suggest() {
@@ -79,6 +81,30 @@ func (t *traffic) suggest() {
 		t.hint()
 	}
 }
+
+// shake notes that a connection has just been lost: the node may be gone, and its other connections with it. The monitor
+// will know in a moment; until then those that were idle at this time are pinged before they are lent.
+func (t *traffic) shake() {
+	t.shakenAt.Store(int64(time.Since(epoch)))
+	t.suggest()
+}
+
+// shaken reports whether a connection that was idle for so long has not been used since the last loss of another one.
+func (t *traffic) shaken(idle time.Duration) bool {
+	at := t.shakenAt.Load()
+	if at == 0 {
+		return false
+	}
+	ago := time.Since(epoch) - time.Duration(at)
+	if ago > time.Second { // by now the monitor knows
+		t.shakenAt.CompareAndSwap(at, 0)
+		return false
+	}
+	return idle >= ago
+}
+
+// epoch is some moment before all others.
+var epoch = time.Now().Add(-time.Hour)
 
 // released compares what the server reported on a connection with the node's role. PostgreSQL 14 and later tell every
 // session of a promotion, and of a change of default_transaction_read_only, with the answer to its next statement.
