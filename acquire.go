@@ -2,7 +2,6 @@ package hasql
 
 import (
 	"context"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -10,14 +9,21 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// table are the candidates of a route as of one snapshot.
+type table struct {
+	snapshot *Snapshot
+	choice
+}
+
 // Acquire returns a connection to a fitting node. It blocks until there is one, for AcquireTimeout at most, or until ctx
 // ends. The caller must Release the connection. Errors are [ErrClosed], a [*NoNodeError] that says what every node looked
-// like, and errors of the user's own pool hooks.
+// like, and errors of the user's own pool hooks. A hook such as PrepareConn may run for connections of several nodes.
 func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	t := r.current()
-	if c := r.pick(t.fit, t.masters); c != nil {
-		if conn := r.pm.pools[c.index].tryBorrow(ctx, r.want.target); conn != nil {
-			if r.pm.cluster.snapshot() == t.snapshot || r.fits(c.index) {
+	if c := r.pick(&t.choice); c != nil {
+		if conn := r.pm.pools[c.index].tryBorrow(ctx); conn != nil {
+			if r.pm.cluster.snapshot() == t.snapshot || r.fits(c) {
+				c.load.acquires[r.want.target].Add(1)
 				return conn, nil
 			}
 			conn.Release() // the node changed under us
@@ -26,14 +32,14 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return r.wait(ctx)
 }
 
-// current returns the candidates as of the current snapshot.
+// current returns the candidates as of the current snapshot. The first acquire that sees a new one finds them for all.
 func (r *Route) current() *table {
 	s := r.pm.cluster.snapshot()
 	t := r.table.Load()
 	if t == nil || t.snapshot != s {
 		t = &table{snapshot: s}
 		if !s.closed {
-			t.fit, t.masters = s.candidates(&r.want)
+			t.choice = s.candidates(&r.want, nil)
 		}
 		r.table.Store(t)
 	}
@@ -41,44 +47,34 @@ func (r *Route) current() *table {
 }
 
 // pick chooses one of the candidates, or nil if there are none.
-func (r *Route) pick(fit, masters []Candidate) *Candidate {
-	if len(masters) > 0 && (len(fit) == 0 || rand.Float64() < r.want.masterWeight) {
-		fit = masters
+func (r *Route) pick(c *choice) *Candidate {
+	if len(c.masters) > 0 && rand.Float64() < r.want.masterWeight {
+		return r.pickOf(c.masters)
 	}
-	switch len(fit) {
+	chosen := r.pickOf(c.fit)
+	if c.settled != nil && chosen.rising && !r.pm.pools[chosen.index].risen(chosen.Since) {
+		return r.pickOf(c.settled)
+	}
+	return chosen
+}
+
+func (r *Route) pickOf(cs []Candidate) *Candidate {
+	switch len(cs) {
 	case 0:
 		return nil
 	case 1:
-		return &fit[0]
+		return &cs[0]
 	}
-	c := &fit[0]
-	if i := r.pm.config.Picker.Pick(fit); uint(i) < uint(len(fit)) {
-		c = &fit[i]
+	if i := r.pm.config.Picker.Pick(cs); uint(i) < uint(len(cs)) {
+		return &cs[i]
 	}
-	if c.rising && !r.pm.pools[c.index].risen(c.Since) {
-		if settled := r.pick(settled(fit), nil); settled != nil {
-			return settled
-		}
-	}
-	return c
+	return &cs[0]
 }
 
-// settled returns the candidates that are not rising.
-func settled(cs []Candidate) []Candidate {
-	return filter(cs, func(c *Candidate) bool { return !c.rising })
-}
-
-// fits reports whether a node is among the candidates of this very moment.
-func (r *Route) fits(node int) bool {
-	t := r.current()
-	for _, list := range [][]Candidate{t.fit, t.masters} {
-		for i := range list {
-			if list[i].index == node {
-				return true
-			}
-		}
-	}
-	return false
+// fits reports whether a candidate is at this very moment what it was picked for.
+func (r *Route) fits(c *Candidate) bool {
+	n := &r.pm.cluster.snapshot().nodes[c.index]
+	return n.Status == StatusUp && n.Role == c.Role && (n.Role == RoleMaster || r.want.fresh(n))
 }
 
 // wait acquires where there is something to wait for: a node, a place in a pool, a dial.
@@ -92,16 +88,20 @@ func (r *Route) wait(ctx context.Context) (conn *pgxpool.Conn, err error) {
 	defer r.pm.waits[r.want.target].record(started, &err)
 
 	failed := make(map[int]error) // nodes that fit but could not be connected to, since things last changed
-	known := make(map[string]error)
+	tried := make(map[string]error)
 	for round := 0; ; {
 		t := r.current()
 		if t.snapshot.closed {
 			return nil, ErrClosed
 		}
 		if ctx.Err() != nil {
-			return nil, r.pm.noNode(ctx, r.want.target.String(), started, known)
+			return nil, r.pm.noNode(ctx, r.want.target.String(), started, tried)
 		}
-		c := r.pick(without(t.fit, failed), without(t.masters, failed))
+		choice := t.choice
+		if len(failed) > 0 {
+			choice = t.snapshot.candidates(&r.want, failed)
+		}
+		c := r.pick(&choice)
 		if c == nil {
 			if r.pause(ctx, t.snapshot, len(failed) > 0, round) {
 				round++
@@ -109,71 +109,70 @@ func (r *Route) wait(ctx context.Context) (conn *pgxpool.Conn, err error) {
 			clear(failed)
 			continue
 		}
-		conn, err := r.pm.pools[c.index].borrow(ctx, r.want.target)
+		service := r.pm.pools[c.index].service.Load()
+		if !r.fits(c) {
+			continue // it changed before we got hold of its service, which therefore would not tell us
+		}
+		conn, err := r.pm.pools[c.index].borrow(ctx, service)
 		switch {
-		case err == nil && r.fits(c.index):
+		case err == nil && r.fits(c):
+			c.load.acquires[r.want.target].Add(1)
 			return conn, nil
 		case err == nil:
-			conn.Release() // the node changed while we waited for it
-		case ctx.Err() != nil || isRetired(err):
-		case isLost(err):
+			conn.Release() // it changed while we waited for it
+		case ctx.Err() != nil, is[*retiredError](err), r.pm.cluster.snapshot().closed:
+		case is[*lostConnError](err):
 			r.pm.hint(c.index)
 		case isDialError(err):
-			failed[c.index], known[c.Name] = err, err
+			failed[c.index], tried[c.Name] = err, err
 			r.pm.hint(c.index)
-		case r.pm.cluster.snapshot().closed:
 		default:
 			return nil, err // of a hook of the user's
 		}
 	}
 }
 
-// pause waits until the candidates may be others; where some failed also until they are worth another try.
-func (r *Route) pause(ctx context.Context, s *Snapshot, retry bool, round int) (timedOut bool) {
+// pause waits until the candidates may be others. Where nodes fit that could not be connected to it also ends, after
+// longer and longer, when they are worth another try; and where nodes may come to fit by the next probe it asks for one,
+// after longer and longer. It reports whether it ended or asked so.
+func (r *Route) pause(ctx context.Context, s *Snapshot, retry bool, round int) bool {
 	news := s.changed
-	if r.want.volatile() {
-		news = s.next
-		r.pm.wishAll()
-	}
 	var again <-chan time.Time
-	if retry {
-		again = time.After(jittered(min(minDialBackoff<<min(round, 8), maxDialBackoff)))
+	switch {
+	case retry:
+		again = time.After(jittered(backedOff(minDialBackoff, round, maxDialBackoff)))
+	case r.want.volatile():
+		news = s.next
+		again = time.After(backedOff(r.pm.config.RecoveryInterval, round-1, r.pm.config.CheckInterval))
 	}
 	select {
 	case <-news:
-	case <-again:
-		return true
 	case <-ctx.Done():
+	case <-again:
+		if !retry {
+			r.pm.wishAll()
+		}
+		return true
 	}
 	return false
 }
 
-// without returns the candidates whose node is not among the failed ones.
-func without(cs []Candidate, failed map[int]error) []Candidate {
-	if len(failed) == 0 {
-		return cs
+// backedOff is first, doubled for each round after round 0, up to most. Before round 0 there is nothing to wait for.
+func backedOff(first time.Duration, round int, most time.Duration) time.Duration {
+	if round < 0 {
+		return 0
 	}
-	return filter(cs, func(c *Candidate) bool { return failed[c.index] == nil })
-}
-
-func filter(cs []Candidate, keep func(*Candidate) bool) []Candidate {
-	var rest []Candidate
-	for i := range cs {
-		if keep(&cs[i]) {
-			rest = append(rest, cs[i])
-		}
-	}
-	return prepared(rest)
+	return min(first<<min(round, 16), most)
 }
 
 // noNode makes the error of a wait that ended in vain.
 func (pm *PoolManager) noNode(ctx context.Context, wanted string, started time.Time, tried map[string]error) error {
-	s := pm.cluster.snapshot()
 	return &NoNodeError{
 		Wanted: wanted,
 		Waited: time.Since(started),
-		Nodes:  slices.Clone(s.nodes),
-		ended:  context.Cause(ctx),
-		tried:  maps.Clone(tried),
+		Nodes:  slices.Clone(pm.cluster.snapshot().nodes),
+		ended:  ctx.Err(),
+		cause:  context.Cause(ctx),
+		tried:  tried,
 	}
 }

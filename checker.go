@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -77,11 +78,18 @@ func (StandardChecker) Check(ctx context.Context, conn *pgx.Conn) (Report, error
 		return s.state(ctx, pg)
 	}
 	report, err := s.full(ctx, pg)
-	if _, refused := errors.AsType[*pgconn.PgError](err); refused && !pg.IsClosed() {
+	if refused(err) && !pg.IsClosed() {
 		s.refusal = err
 		return s.basic(ctx, pg)
 	}
 	return report, err
+}
+
+// refused reports whether a server cannot or may not answer a probe at all, in contrast to one that failed this time:
+// syntax errors, what is undefined or forbidden (class 42), and unsupported features (class 0A).
+func refused(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (strings.HasPrefix(pgErr.Code, "42") || strings.HasPrefix(pgErr.Code, "0A"))
 }
 
 // full asks everything. Behind a pooler it is asked each time, for the server may be another one each time.
@@ -104,9 +112,15 @@ func (s *session) full(ctx context.Context, pg *pgconn.PgConn) (Report, error) {
 	return r, n.err
 }
 
-// state asks what can change, by a prepared statement.
-func (s *session) state(ctx context.Context, pg *pgconn.PgConn) (Report, error) {
+// state asks what can change, by a prepared statement. Should the server no longer know or allow it, a new connection
+// begins anew.
+func (s *session) state(ctx context.Context, pg *pgconn.PgConn) (r Report, err error) {
 	const name = "hasql_probe"
+	defer func() {
+		if is[*pgconn.PgError](err) {
+			_ = pg.Close(ctx)
+		}
+	}()
 	if !s.prepared {
 		if _, err := pg.Prepare(ctx, name, stateProbe, nil); err != nil {
 			return Report{}, err
@@ -117,7 +131,7 @@ func (s *session) state(ctx context.Context, pg *pgconn.PgConn) (Report, error) 
 	if err != nil {
 		return Report{}, err
 	}
-	r := *s.identity
+	r = *s.identity
 	n := numbers{row: row}
 	n.state(&r)
 	return r, n.err

@@ -185,13 +185,23 @@ func ParseConfig(dsn string) (*Config, error) {
 	}
 	problems = append(problems, c.problems()...)
 	if len(problems) > 0 {
-		return nil, &ConfigError{Problems: slices.Compact(problems)}
+		return nil, &ConfigError{Problems: unique(problems)}
 	}
 	if lastPortOnly(dsn) {
 		c.warnings = append(c.warnings, fmt.Sprintf("only the last host of the DSN has a port: as in libpq the others use 5432 (%s)",
 			c.Nodes[0].Name))
 	}
 	return c, nil
+}
+
+// unique drops repetitions: what is wrong with one node's settings is usually wrong with all.
+func unique(problems []string) (list []string) {
+	for _, p := range problems {
+		if !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // adapt makes a pool of pgx's own defaults one for a node of a cluster.
@@ -213,9 +223,6 @@ func (c *Config) adapt(pool *pgxpool.Config, set settings, e endpoint, network n
 	if e.addr != "" {
 		conn.LookupFunc = lookupFixed(e.addr)
 	}
-	if pool.PingTimeout == 0 {
-		pool.PingTimeout = c.CheckTimeout
-	}
 	if _, given := set["pool_max_conn_lifetime_jitter"]; !given {
 		pool.MaxConnLifetimeJitter = pool.MaxConnLifetime / 10
 	}
@@ -229,7 +236,7 @@ func (c *Config) Copy() *Config {
 	d := *c
 	d.Nodes = slices.Clone(c.Nodes)
 	for i := range d.Nodes {
-		if d.Nodes[i].Pool != nil {
+		if p := d.Nodes[i].Pool; p != nil && p.ConnConfig != nil {
 			d.Nodes[i].Pool = d.Nodes[i].Pool.Copy()
 		}
 	}
@@ -258,7 +265,14 @@ func (c *Config) setDefaults() {
 		c.Logger = zap.NewNop()
 	}
 	for i := range c.Nodes {
-		if n := &c.Nodes[i]; n.Name == "" && n.Pool != nil {
+		n := &c.Nodes[i]
+		if n.Pool == nil || n.Pool.ConnConfig == nil {
+			continue
+		}
+		if n.Pool.PingTimeout == 0 {
+			n.Pool.PingTimeout = c.CheckTimeout
+		}
+		if n.Name == "" {
 			n.Name = net.JoinHostPort(n.Pool.ConnConfig.Host, strconv.Itoa(int(n.Pool.ConnConfig.Port)))
 		}
 	}
@@ -297,15 +311,39 @@ func (c *Config) problems() (list []string) {
 	}
 	seen := make(map[string]bool)
 	for i, n := range c.Nodes {
-		switch {
-		case n.Pool == nil || n.Pool.ConnConfig == nil:
+		if n.Pool == nil || n.Pool.ConnConfig == nil {
 			refuse("Nodes[%d] has no Pool", i)
-		case seen[n.Name]:
+			continue
+		}
+		if seen[n.Name] {
 			refuse("Nodes: %q is named twice", n.Name)
-		case slices.ContainsFunc(n.Pool.ConnConfig.Fallbacks, otherHost(n.Pool)):
-			refuse("Nodes: the pool of %q has more than one host", n.Name)
 		}
 		seen[n.Name] = true
+		if slices.ContainsFunc(n.Pool.ConnConfig.Fallbacks, otherHost(n.Pool)) {
+			refuse("Nodes: the pool of %q has more than one host", n.Name)
+		}
+		list = append(list, poolProblems(n.Pool)...)
+	}
+	return list
+}
+
+// poolProblems says what pgxpool would accept, to panic or hang later.
+func poolProblems(p *pgxpool.Config) (list []string) {
+	refuse := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	if p.MaxConns < 1 {
+		refuse("pool_max_conns must be at least 1, not %d", p.MaxConns)
+	}
+	if p.MinConns < 0 || p.MinConns > p.MaxConns {
+		refuse("pool_min_conns must be from 0 to pool_max_conns (%d), not %d", p.MaxConns, p.MinConns)
+	}
+	if p.MinIdleConns < 0 || p.MinIdleConns > p.MaxConns {
+		refuse("pool_min_idle_conns must be from 0 to pool_max_conns (%d), not %d", p.MaxConns, p.MinIdleConns)
+	}
+	if p.HealthCheckPeriod <= 0 {
+		refuse("pool_health_check_period must be positive, not %v", p.HealthCheckPeriod)
+	}
+	if p.PingTimeout < 0 {
+		refuse("pool_ping_timeout must not be negative: %v", p.PingTimeout)
 	}
 	return list
 }

@@ -50,6 +50,10 @@ func TestParseConfigFindsHosts(t *testing.T) {
 		{"IPv6 keyword", "host=::1,::2 user=u", "[::1]:5432 [::2]:5432"},
 		{"socket", "host=/tmp,/run/pg port=1,2 user=u", "/tmp:1 /run/pg:2"},
 		{"socket in a URL", "postgres://u@%2Ftmp,h2/db", "/tmp:5432 h2:5432"},
+		{"an empty value at the end", "host=h1,h2 user=u password=", "h1:5432 h2:5432"},
+		{"an empty value at the end, with blanks", "host=h1,h2 user=u password = ", "h1:5432 h2:5432"},
+		{"an equals sign at the end of a value", "host=h1,h2 user=u password=abc=", "h1:5432 h2:5432"},
+		{"an escaped blank before it", `host=h1,h2 user=u password=a\ b=`, "h1:5432 h2:5432"},
 		{"hosts in the query", "postgres://u@/db?host=h1,h2&port=1,2", "h1:1 h2:2"},
 		{"query wins", "postgres://u@h0:9/db?host=h1,h2&port=1,2", "h1:1 h2:2"},
 		{"percent", "postgres://u@h%31,h2/db", "h1:5432 h2:5432"},
@@ -192,9 +196,13 @@ func TestParseConfigSetsLimitsWherePgxpoolHasNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := c.Nodes[1].Pool
-	if p.ConnConfig.ConnectTimeout != 2*time.Second || p.PingTimeout != c.CheckTimeout ||
+	if p.ConnConfig.ConnectTimeout != 2*time.Second ||
 		p.MaxConnLifetimeJitter != p.MaxConnLifetime/10 || p.HealthCheckPeriod != 5*time.Second {
-		t.Errorf("connect %v, ping %v, jitter %v, health check %v", p.ConnConfig.ConnectTimeout, p.PingTimeout, p.MaxConnLifetimeJitter, p.HealthCheckPeriod)
+		t.Errorf("connect %v, jitter %v, health check %v", p.ConnConfig.ConnectTimeout, p.MaxConnLifetimeJitter, p.HealthCheckPeriod)
+	}
+	c.CheckTimeout = 77 * time.Millisecond
+	if c.setDefaults(); p.PingTimeout != c.CheckTimeout {
+		t.Errorf("pings wait %v, probes %v", p.PingTimeout, c.CheckTimeout)
 	}
 	c, err = ParseConfig("host=h1 user=u connect_timeout=9 pool_ping_timeout=8s pool_max_conn_lifetime_jitter=7s pool_health_check_period=1m")
 	if err != nil {
@@ -262,6 +270,12 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 		{"postgresql+asyncpg://u:" + password + "@h1/db", `scheme "postgresql+asyncpg"`},
 		{"mysql://u:" + password + "@h1/db", `scheme "mysql"`},
 		{"postgres://u:s3cr3t@Passw0rd@h1/db", "write '@' in a user name or password as %40"},
+		{"postgres://h1?user=me@realm&password=" + password, "a host contains"},
+		{"postgres://u:s3cr3t/Passw0rd@h1/db", "port"},
+		{"postgres://u:1234/Passw0rd@h1/db", "the database contains '@'"},
+		{"host=h1 pool_health_check_period=0s", "pool_health_check_period must be positive"},
+		{"host=h1 pool_min_conns=-1", "pool_min_conns must be from 0"},
+		{"host=h1 pool_max_conns=2 pool_min_idle_conns=3", "pool_min_idle_conns must be from 0 to pool_max_conns (2), not 3"},
 		{"host=h1 password='" + password, "unterminated quoted string"},
 		{"host=h1 password=" + password + " s3cr3tPassw0rd tail=x", "missing"},
 		{"postgres://u@h1/db?password=" + password + "&s3cr3tPassw0rd", "URI query parameter"},
@@ -325,10 +339,12 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 	for name, config := range map[string]*Config{
 		"Nodes is empty":                           {},
 		"Nodes[0] has no Pool":                     {Nodes: []NodeConfig{{Name: "a"}}},
+		"Nodes[0] has no Pool (2)":                 {Nodes: []NodeConfig{{Name: "a", Pool: &pgxpool.Config{}}}},
 		`the pool of "a" has more than one host`:   {Nodes: []NodeConfig{{Name: "a", Pool: multi}}},
 		"CheckTimeout must be positive, not -1ns":  {CheckTimeout: -1},
 		"MaxReplicaLag must not be negative: -1ns": {MaxReplicaLag: -1},
 	} {
+		name = strings.TrimSuffix(name, " (2)")
 		if _, err := NewWithConfig(t.Context(), config); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v does not say %q", err, name)
 		}

@@ -18,7 +18,7 @@ func TestDesignMapsEveryFile(t *testing.T) {
 	_, section, _ := strings.Cut(string(design), "## File map")
 	section, _, _ = strings.Cut(section, "\n## ")
 	var mapped []string
-	for _, row := range strings.Split(section, "\n") {
+	for row := range strings.SplitSeq(section, "\n") {
 		cell, _, _ := strings.Cut(strings.TrimPrefix(row, "|"), "|")
 		for _, name := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cell, -1) {
 			mapped = append(mapped, name[1])

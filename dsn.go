@@ -59,7 +59,7 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 	var addrs []string
 	if set["hostaddr"] != "" {
 		addrs = strings.Split(set["hostaddr"], ",")
-		if hosts := 1 + len(first.Fallbacks); hosts == 1 && isSocket(first.Host) {
+		if hosts := 1 + len(first.Fallbacks); hosts == 1 && (isSocket(first.Host) || first.Host == "localhost" && !strings.Contains(dsn, "localhost")) {
 			overrides = append(overrides, "host", set["hostaddr"]) // no host was given: libpq uses the addresses alone
 		} else if hosts != len(addrs) {
 			return nil, nil, fmt.Errorf("hostaddr: %d addresses for %d hosts", len(addrs), hosts)
@@ -86,10 +86,13 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 		}
 	}
 	for _, e := range endpoints {
-		if strings.Contains(e.host, "@") {
-			// Most likely the rest of a password with a bare '@' in it, so the host is not quoted.
-			return nil, nil, errors.New("a host contains '@': write '@' in a user name or password as %40")
+		// Most likely the rest of a password with such a character in it, so nothing is quoted.
+		if strings.ContainsAny(e.host, "@&=?") {
+			return nil, nil, errors.New("a host contains '@', '&', '=' or '?': write '@' in a user name or password as %40, '/' as %2F")
 		}
+	}
+	if path, _, _ := strings.Cut(dsn, "?"); isURL(dsn) && strings.Contains(all.Database, "@") && strings.HasSuffix(path, "/"+all.Database) {
+		return nil, nil, errors.New("the database contains '@': write '@' as %40, and '/' in a user name or password as %2F")
 	}
 	return endpoints, set, nil
 }
@@ -113,6 +116,9 @@ func override(dsn string, pairs ...string) string {
 			dsn = dsn[:len(dsn)-1]
 		}
 		b.WriteString(dsn)
+		if emptyEnd.MatchString(dsn) {
+			b.WriteString("''") // or it would take what follows for its value
+		}
 		quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 		for pair := range slices.Chunk(pairs, 2) {
 			fmt.Fprintf(&b, " %s='%s'", pair[0], quote.Replace(pair[1]))
@@ -133,6 +139,9 @@ func override(dsn string, pairs ...string) string {
 	}
 	return b.String()
 }
+
+// emptyEnd matches a keyword/value string that ends with a keyword without a value: "host=pg1 password=".
+var emptyEnd = regexp.MustCompile(`(^|[^\\]\s|^\s)[^\s=']+\s*=\s*$`)
 
 func isURL(dsn string) bool {
 	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")

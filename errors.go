@@ -15,6 +15,7 @@ var (
 	errAcquireTimeout = fmt.Errorf("AcquireTimeout: %w", context.DeadlineExceeded)
 	errNotProbed      = errors.New("not probed yet")
 	errRole           = errors.New("transaction_read_only is neither on nor off")
+	errUnsettled      = errors.New("not known yet whether it belongs to the cluster")
 	errUnanswered     = errors.New("probe not answered in time")
 )
 
@@ -36,12 +37,13 @@ type NoNodeError struct {
 	Nodes  []NodeState   // what every node looked like at the end
 
 	ended error            // why the wait ended
+	cause error            // of that, if the caller gave one
 	tried map[string]error // what came of connecting to nodes that did fit
 }
 
 func (e *NoNodeError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "hasql: no %s within %v (%v)", e.Wanted, e.Waited.Round(time.Millisecond), e.ended)
+	fmt.Fprintf(&b, "hasql: no %s within %v (%v)", e.Wanted, e.Waited.Round(time.Millisecond), e.cause)
 	for i := range e.Nodes {
 		n := &e.Nodes[i]
 		b.WriteString("; ")
@@ -56,7 +58,7 @@ func (e *NoNodeError) Error() string {
 
 // Unwrap returns what ended the wait and the causes of every node.
 func (e *NoNodeError) Unwrap() []error {
-	errs := []error{e.ended}
+	errs := []error{e.ended, e.cause}
 	for i := range e.Nodes {
 		if err := e.Nodes[i].Cause; err != nil {
 			errs = append(errs, err)
@@ -77,7 +79,7 @@ type NodeDownError struct {
 }
 
 func (e *NodeDownError) Error() string {
-	return fmt.Sprintf("hasql: node %s is %s: %s", e.Node, e.Status, oneLine(e.Cause.Error()))
+	return fmt.Sprintf("hasql: node %s is %s: %s", e.Node, e.Status, oneLine(fmt.Sprint(e.Cause)))
 }
 
 // Unwrap returns the cause.

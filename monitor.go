@@ -32,11 +32,13 @@ type monitor struct {
 	wishes        chan struct{} // capacity 1: somebody waits for a probe
 	hints         chan struct{} // capacity 1: something seen elsewhere suggests a probe
 
-	conn    *pgx.Conn
-	dialing atomic.Bool
-	probes  atomic.Uint64 // begun
-	askedAt time.Time     // when the last probe began
-	heardAt time.Time     // when the node last gave a sign of life
+	conn      *pgx.Conn
+	dialing   atomic.Bool
+	probes    atomic.Uint64 // begun
+	askedAt   time.Time     // when the last probe began
+	lostAt    time.Time     // when a connection ended last
+	suspectAt time.Time     // since when the node gives no sign of life, zero if it does
+	preparing atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
 
 	hinted   bool          // whether the last probe was suggested by a hint
 	patience time.Duration // between two probes for hints: longer while they show nothing new
@@ -95,7 +97,6 @@ func notify(c chan struct{}) {
 // run probes until ctx ends. It returns once its connection is closed.
 func (m *monitor) run(ctx context.Context) {
 	defer m.disconnect()
-	m.heardAt = time.Now()
 	for ctx.Err() == nil {
 		if again := m.probe(ctx); !again {
 			m.rest(ctx)
@@ -108,6 +109,7 @@ type answer struct {
 	sent   time.Time // when the question itself was sent, after connecting
 	report Report
 	err    error
+	alive  bool // whether an error came from the Checker in time and left the connection usable
 }
 
 // probe asks the node once and sends what that shows: first, if the answer takes long, that the node is suspect and
@@ -116,21 +118,29 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	started := time.Now()
 	m.askedAt = started
 	m.probes.Add(1)
-	ask, cancel := context.WithTimeout(ctx, m.downTimeout)
-	defer cancel()
+	ask, giveUp := context.WithCancel(ctx)
+	defer giveUp()
 	answers := make(chan answer, 1)
 	go func() { answers <- m.ask(ask) }()
-	suspect, down := time.NewTimer(m.checkTimeout), time.NewTimer(m.downTimeout)
-	defer suspect.Stop()
-	defer down.Stop()
+	// One timer after the other, so that a process that was stopped itself for longer than both does not wake up to find
+	// every node down.
+	timer := time.NewTimer(m.checkTimeout)
+	defer timer.Stop()
 	for {
 		select {
 		case a := <-answers:
 			return m.conclude(ctx, started, a)
-		case <-suspect.C:
-			m.send(observation{sent: started, status: m.silence(), cause: errUnanswered})
-		case <-down.C: // the end of the question's context too, unless a Checker does not heed it
-			m.send(observation{sent: started, status: StatusDown, cause: errUnanswered})
+		case <-timer.C:
+			status := m.silent()
+			m.send(observation{sent: started, status: status, cause: errUnanswered})
+			switch {
+			case status == StatusDown:
+				giveUp() // and wait for the answer, which now is an error
+			case m.suspectAt.IsZero():
+				timer.Reset(m.checkTimeout)
+			default:
+				timer.Reset(m.downTimeout - m.checkTimeout - time.Since(m.suspectAt))
+			}
 		}
 	}
 }
@@ -157,7 +167,7 @@ func (m *monitor) askOnce(ctx context.Context) answer {
 	if err != nil && m.conn.IsClosed() {
 		m.disconnect()
 	}
-	return answer{sent, report, err}
+	return answer{sent, report, err, err != nil && m.conn != nil && ctx.Err() == nil}
 }
 
 // check calls the Checker, which may be the user's: a panic of his must not end the monitor, or the node would keep
@@ -174,7 +184,10 @@ func (m *monitor) check(ctx context.Context) (report Report, err error) {
 func (m *monitor) connect(ctx context.Context) (err error) {
 	config := m.config.Copy()
 	if m.prepare != nil {
-		if err := m.prepare(ctx, config); err != nil {
+		m.preparing.Store(true)
+		err := m.prepare(ctx, config)
+		m.preparing.Store(false)
+		if err != nil {
 			return &hookError{err}
 		}
 	}
@@ -204,28 +217,25 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	if ctx.Err() != nil {
 		return false
 	}
-	now := time.Now()
 	if a.err == nil {
-		m.heardAt = now
-		if now.Sub(a.sent) > m.checkTimeout {
+		m.suspectAt = time.Time{}
+		if time.Since(a.sent) > m.checkTimeout {
 			return true // true when it was asked, perhaps no longer: a thawed master believes that it still is one
 		}
-		report := a.report
-		m.send(observation{sent: a.sent, report: &report})
+		m.send(observation{sent: a.sent, report: &a.report})
 		return false
 	}
 	o := observation{sent: started, cause: a.err}
-	_, ours := errors.AsType[*hookError](a.err)
-	switch _, answered := errors.AsType[*pgconn.PgError](a.err); {
-	case ours:
+	switch {
+	case is[*hookError](a.err):
 		o.status = StatusSuspect // the node wasn't even asked
 	case gone(a.err):
 		o.status = StatusDown
-	case answered:
-		m.heardAt = now // it refuses us (a wrong password, too many connections), so it is alive
-		o.status = StatusSuspect
+	case is[*pgconn.PgError](a.err) || a.alive:
+		m.suspectAt = time.Time{}
+		o.status = StatusSuspect // it refuses us (a wrong password, too many connections), so it is alive
 	default:
-		o.status = m.silence()
+		o.status = m.silent()
 	}
 	m.send(o)
 	return false
@@ -244,9 +254,16 @@ func (m *monitor) send(o observation) {
 	m.observe(o)
 }
 
-// silence is the status of a node that does not answer.
-func (m *monitor) silence() Status {
-	if time.Since(m.heardAt) >= m.downTimeout {
+// silent is the status of a node that gives no sign of life: suspect at first, down DownTimeout after the question that
+// began it. While a hook of the user's runs the silence is not the node's.
+func (m *monitor) silent() Status {
+	switch {
+	case m.preparing.Load():
+		return StatusSuspect
+	case m.suspectAt.IsZero():
+		m.suspectAt = time.Now()
+	}
+	if time.Since(m.suspectAt) >= m.downTimeout-m.checkTimeout {
 		return StatusDown
 	}
 	return StatusSuspect
@@ -279,16 +296,18 @@ func (m *monitor) rest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, m.interval())
 	defer cancel()
 	lost := make(chan struct{})
-	if m.conn == nil {
-		defer close(lost)
-	} else {
+	if m.conn != nil {
 		go func() {
 			defer close(lost)
 			m.watch(ctx)
 		}()
-		defer func() { <-lost }()
+		defer func() {
+			cancel()
+			<-lost
+		}()
 	}
 	var due <-chan time.Time
+	ended := lost
 	for {
 		select {
 		case <-m.wishes:
@@ -303,7 +322,11 @@ func (m *monitor) rest(ctx context.Context) {
 		case <-due:
 			cancel()
 		case <-ctx.Done():
-		case <-lost:
+		case <-ended:
+			ended = nil
+			due = time.After(m.minInterval - time.Since(m.lostAt)) // at once, unless every connection ends
+			m.lostAt = time.Now()
+			continue
 		}
 		return
 	}

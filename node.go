@@ -115,18 +115,29 @@ type NodeState struct {
 	LagTime  time.Duration
 	LagKnown bool
 
-	probe    uint64 // counts the node's probes, up to the last finished one
-	answered bool   // whether that one was
-	index    int    // in the configuration, the snapshot, and the pool manager
-	load     *nodeLoad
+	probe      uint64 // counts the node's probes, up to the last finished one
+	answered   bool   // whether that one was
+	superseded bool   // on an older timeline than the highest that was seen, by all it has said
+	index      int    // in the configuration, the snapshot, and the pool manager
+	load       *nodeLoad
 }
 
 // InUse returns the number of connections lent or being asked for at this moment. It may be called at any time and
 // costs nothing.
-func (n *NodeState) InUse() int { return n.load.inUse() }
+func (n *NodeState) InUse() int {
+	if n.load == nil {
+		return 0 // a NodeState of the user's making
+	}
+	return n.load.inUse()
+}
 
 // Free returns how many more connections the node's pool can lend at this moment, negative while acquires queue for it.
-func (n *NodeState) Free() int { return n.load.free() }
+func (n *NodeState) Free() int {
+	if n.load == nil {
+		return 0
+	}
+	return n.load.free()
+}
 
 // heard reports whether the node has been probed at all, with whatever result.
 func (n *NodeState) heard() bool { return !n.CheckedAt.IsZero() }
@@ -141,7 +152,7 @@ func (n *NodeState) String() string {
 		b.WriteByte(' ')
 		b.WriteString(n.Role.String())
 	}
-	if n.Status == StatusUp {
+	if n.Status == StatusUp && n.load != nil {
 		fmt.Fprintf(&b, ", %d of %d connections in use", min(n.InUse(), n.load.limit), n.load.limit)
 		if n.Role == RoleReplica && n.LagKnown && n.LagTime > 0 {
 			fmt.Fprintf(&b, ", %v behind", n.LagTime.Round(time.Millisecond))

@@ -3,6 +3,7 @@ package hasql
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -114,10 +115,8 @@ func boolean(field func(*Config) *bool) func(*Config, string) error {
 // onlyOff accepts a setting for something pgx cannot do as long as it does not ask for it.
 func onlyOff(values ...string) func(*Config, string) error {
 	return func(_ *Config, value string) error {
-		for _, off := range values {
-			if value == off {
-				return nil
-			}
+		if slices.Contains(values, value) {
+			return nil
 		}
 		return errors.New("not supported by pgx")
 	}

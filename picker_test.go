@@ -11,7 +11,8 @@ import (
 func fleet(latencies ...time.Duration) []Candidate {
 	cs := make([]Candidate, len(latencies))
 	for i, l := range latencies {
-		cs[i] = Candidate{NodeState: &NodeState{index: i, load: &nodeLoad{limit: 10}}, Latency: l}
+		load := &nodeLoad{limit: 10}
+		cs[i] = Candidate{NodeState: &NodeState{index: i, load: load}, Latency: l, load: load}
 	}
 	return prepared(cs)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -15,48 +16,30 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// nodeLoad counts what a node has to do. It is all that an acquire writes to, besides the pool itself.
-type nodeLoad struct {
-	lent     atomic.Int64  // connections lent and asked for
-	open     atomic.Int64  // established connections of the pool; a hijacked one counts on in both
-	limit    int           // MaxConns of the pool
-	turn     atomic.Uint64 // of RoundRobin: the last one
-	acquires [targets]atomic.Int64
-}
-
-func (l *nodeLoad) inUse() int { return int(l.lent.Load()) }
-func (l *nodeLoad) free() int  { return l.limit - int(l.lent.Load()) }
-
-// lessThan compares how full two pools are.
-func (l *nodeLoad) lessThan(o *nodeLoad) bool {
-	return l.inUse()*o.limit < o.inUse()*l.limit
-}
-
 // nodePool is the pool of one node: a pgxpool.Pool that can be shut off from its node and back on.
 type nodePool struct {
-	name string
-	pool *pgxpool.Pool
-	load *nodeLoad
+	name    string
+	pool    *pgxpool.Pool
+	load    *nodeLoad
+	traffic traffic
+	dials   dialGate
 
-	// service ends, with the reason as its cause, when the node stops being what it is now: whoever waits for a
-	// connection of it then looks elsewhere.
+	// service ends when the node stops being what it is now: whoever waits for a connection of it then looks elsewhere.
 	service atomic.Pointer[service]
 	// severed is set while the node is down, stale or foreign: dials fail with it at once.
 	severed atomic.Pointer[NodeDownError]
-	dials   chan struct{} // one place for each dial in flight
 
-	traffic     traffic
-	atLeast     int          // connections that the pool shall have open
-	filling     atomic.Int32 // whether they are being opened
-	pingTimeout time.Duration
-	unproven    sync.Map     // *pgx.Conn that were idle for so long that they need a ping before they are lent
-	doubts      atomic.Int64 // how many those are
+	simple      bool          // no hook of the user's runs inside Acquire and Release
+	pingTimeout time.Duration // of prove, 0 if none
+	unproven    sync.Map      // *pgx.Conn that need a ping before they are lent
+	doubts      atomic.Int64  // how many those are
+	atLeast     int           // connections that the pool shall have open
+	filling     atomic.Int32  // whether they are being opened
+	waiting     atomic.Int64  // acquires that may have to wait
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{} // every open one
-	backoff time.Duration        // between dials, 0 unless the last one failed
-	retryAt time.Time
-	refusal error // of the last dial
+	leak    leak
 }
 
 type service struct {
@@ -71,65 +54,99 @@ func newService() *service {
 
 // newNodePool makes the pool of a node out of the user's configuration, which it changes: the user's hooks and tracer
 // are called as if they were alone.
-func newNodePool(ctx context.Context, node NodeConfig, hint func()) (*nodePool, error) {
+func newNodePool(ctx context.Context, node NodeConfig, hint func()) (n *nodePool, err error) {
 	config := node.Pool
-	n := &nodePool{
+	n = &nodePool{
 		name:    node.Name,
 		load:    &nodeLoad{limit: int(config.MaxConns)},
-		dials:   make(chan struct{}, maxDials),
+		dials:   dialGate{places: make(chan struct{}, maxDials)},
 		sockets: make(map[*socket]struct{}),
 
+		simple:      config.PrepareConn == nil && config.BeforeAcquire == nil && config.AfterRelease == nil,
 		pingTimeout: config.PingTimeout,
-		atLeast:     int(min(max(config.MinConns, config.MinIdleConns), config.MaxConns)),
+		atLeast:     int(max(config.MinConns, config.MinIdleConns)),
 	}
 	n.service.Store(newService())
 	n.traffic.hint = hint
 	n.traffic.listen(config.ConnConfig)
+	config.ShouldPing = n.doubt(config.ShouldPing)
+	n.hookConnects(config)
+	config.ConnConfig.Tracer = withTracer(config.ConnConfig.Tracer, &releaseTracer{pool: n})
 
-	config.ConnConfig.Tracer = withTracer(config.ConnConfig.Tracer, &poolTracer{n})
-	tracer := config.ConnConfig.Tracer
-	before, after, closing := config.BeforeConnect, config.AfterConnect, config.BeforeClose
+	defer func() {
+		if r := recover(); r != nil { // pgxpool does so for a Config that ParseConfig has not made
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	n.pool, err = pgxpool.NewWithConfig(ctx, config)
+	return n, err
+}
+
+// hookConnects puts ours around the user's hooks: every connection goes through the gate, has a socket of ours, and is
+// counted for as long as the pool has it.
+func (n *nodePool) hookConnects(config *pgxpool.Config) {
+	before, after, closing, tracer := config.BeforeConnect, config.AfterConnect, config.BeforeClose, config.ConnConfig.Tracer
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
+		c.Tracer = tracer
 		if before != nil {
 			if err := before(ctx, c); err != nil {
 				return err
 			}
-			if c.Tracer != tracer { // the user's own for this connection
-				c.Tracer = withTracer(c.Tracer, &poolTracer{n})
-			}
 		}
+		attempt := &dialTracer{pool: n}
+		c.Tracer = withTracer(c.Tracer, attempt)
 		dial := c.DialFunc
 		c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return n.dial(ctx, dial, network, addr)
+			return n.dial(ctx, attempt, dial, network, addr)
 		}
 		return n.enterDial(ctx)
 	}
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		if after != nil {
-			if err := after(ctx, c); err != nil {
+			if err := after(ctx, c); err != nil && c.IsClosed() {
+				return &lostConnError{err} // not the hook's mistake
+			} else if err != nil {
 				return err
 			}
 		}
-		n.load.open.Add(1)
+		if down := n.severed.Load(); down != nil {
+			return down // the pool has been emptied meanwhile
+		}
+		n.pooled(c)
 		return nil
 	}
 	config.BeforeClose = func(c *pgx.Conn) {
-		n.load.open.Add(-1)
+		n.unpooled(c)
 		n.proven(c)
 		if closing != nil {
 			closing(c)
 		}
 	}
-	config.ShouldPing = n.doubt(config.ShouldPing)
+}
 
-	var err error
-	n.pool, err = pgxpool.NewWithConfig(ctx, config)
-	return n, err
+const socketKey = "hasql: socket"
+
+// pooled and unpooled count the connections that the pool has. One that is about to be destroyed, closed by its user or
+// hijacked no longer is one.
+func (n *nodePool) pooled(c *pgx.Conn) {
+	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok && !s.pooled.Swap(true) {
+		n.load.open.Add(1)
+	}
+}
+
+func (n *nodePool) unpooled(c *pgx.Conn) {
+	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok {
+		s.unpooled()
+	}
 }
 
 // tryBorrow gets a connection without waiting, or none. It is the path of nearly every acquire: as long as no more are
-// asked for than the pool has open, one is idle, so neither a timer nor a derived context is needed.
-func (n *nodePool) tryBorrow(ctx context.Context, target Target) *pgxpool.Conn {
+// asked for than are open, one is idle, so neither a timer nor a derived context is needed. What it may come to wait for
+// all the same is bounded: a connection that turns out to be past its lifetime costs a dial, and ConnectTimeout ends that.
+func (n *nodePool) tryBorrow(ctx context.Context) *pgxpool.Conn {
+	if !n.simple {
+		return nil
+	}
 	if n.load.lent.Add(1) > n.load.open.Load() {
 		n.load.lent.Add(-1)
 		return nil
@@ -143,14 +160,16 @@ func (n *nodePool) tryBorrow(ctx context.Context, target Target) *pgxpool.Conn {
 		conn.Release()
 		return nil
 	}
-	n.load.acquires[target].Add(1)
 	return conn
 }
 
-// borrow gets a connection, for which it may wait until ctx or the node's service ends.
-func (n *nodePool) borrow(ctx context.Context, target Target) (*pgxpool.Conn, error) {
-	ctx, cancel := n.inService(ctx)
+// borrow gets a connection, for which it may wait until ctx or service ends. The service must be the one that the node
+// had before the caller last made sure that the node fits, so that no change in between is missed.
+func (n *nodePool) borrow(ctx context.Context, service *service) (*pgxpool.Conn, error) {
+	ctx, cancel := service.bound(ctx)
 	defer cancel()
+	n.waiting.Add(1)
+	defer n.waiting.Add(-1)
 	n.load.lent.Add(1)
 	conn, err := n.pool.Acquire(ctx)
 	if err != nil {
@@ -161,22 +180,20 @@ func (n *nodePool) borrow(ctx context.Context, target Target) (*pgxpool.Conn, er
 		conn.Release()
 		return nil, cmp.Or(ended(ctx), err)
 	}
-	n.load.acquires[target].Add(1)
 	return conn, nil
 }
 
-// inService returns a context that ends with ctx, or with the node's service and the reason for that as its cause.
-func (n *nodePool) inService(ctx context.Context) (context.Context, context.CancelFunc) {
+// bound returns a context that ends with ctx, or with the service and a retiredError as its cause.
+func (s *service) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	service := n.service.Load()
-	stop := context.AfterFunc(service, func() { cancel(context.Cause(service)) })
+	stop := context.AfterFunc(s, func() { cancel(context.Cause(s)) })
 	return ctx, func() {
 		stop()
 		cancel(nil)
 	}
 }
 
-// ended returns the retiredError of a context of inService that ended because the service did, else nil.
+// ended returns the retiredError of a bound context that ended because the service did, else nil.
 func ended(ctx context.Context) error {
 	if cause, ok := errors.AsType[*retiredError](context.Cause(ctx)); ok {
 		return cause
@@ -185,16 +202,19 @@ func ended(ctx context.Context) error {
 }
 
 // doubt makes pgxpool leave the ping of connections that were idle for long to us. Its own would go on, connection by
-// connection, for as long as the caller's context allows, though the node may long be known to hang.
+// connection, for as long as the caller's context allows, though the node may long be known to hang. Only where a hook of
+// the user's has to find the connection alive (PrepareConn) the ping stays with pgxpool.
 func (n *nodePool) doubt(should func(context.Context, pgxpool.ShouldPingParams) bool) func(context.Context, pgxpool.ShouldPingParams) bool {
 	if should == nil {
 		should = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > time.Second }
 	}
 	return func(ctx context.Context, p pgxpool.ShouldPingParams) bool {
-		if should(ctx, p) || n.traffic.shaken(p.IdleDuration) {
-			if _, already := n.unproven.LoadOrStore(p.Conn, nil); !already {
-				n.doubts.Add(1)
-			}
+		doubted := should(ctx, p) || n.traffic.shaken(p.IdleDuration)
+		if !doubted || !n.simple {
+			return doubted
+		}
+		if _, already := n.unproven.LoadOrStore(p.Conn, nil); !already {
+			n.doubts.Add(1)
 		}
 		return false
 	}
@@ -212,7 +232,7 @@ func (n *nodePool) prove(ctx context.Context, conn *pgxpool.Conn) error {
 	if !n.proven(conn.Conn()) {
 		return nil
 	}
-	ctx, cancel := n.inService(ctx)
+	ctx, cancel := n.service.Load().bound(ctx)
 	defer cancel()
 	if n.pingTimeout > 0 {
 		var stop context.CancelFunc
@@ -230,11 +250,10 @@ func (n *nodePool) retire() {
 	n.service.Swap(newService()).end(&retiredError{n.name})
 }
 
-// sever cuts the node off: no more dials, no pooled connections, and an end to those in use.
+// sever shuts the node off: no more dials, and none of its idle connections is lent. cut ends those in use.
 func (n *nodePool) sever(reason *NodeDownError) {
 	n.severed.Store(reason)
 	n.pool.Reset()
-	n.cut(reason)
 }
 
 // cut ends every open socket. Their owners' operations fail with reason.
@@ -252,34 +271,27 @@ func (n *nodePool) cut(reason error) {
 
 // restore lets the node be dialled again, at once.
 func (n *nodePool) restore() {
-	n.mu.Lock()
-	n.backoff, n.retryAt, n.refusal = 0, time.Time{}, nil
-	n.mu.Unlock()
+	n.dials.reset()
 	n.severed.Store(nil)
 }
 
 // fill opens the connections that the pool shall have at least, which pgxpool would do at its next health check only.
-// Until it is through, or the node's service ends, reads go to other nodes if there are any.
+// Until it is through, reads go to other nodes if there are any. It gives way to whoever waits for a connection.
 func (n *nodePool) fill() {
 	defer n.filling.Add(-1)
-	ctx, cancel := n.inService(context.Background())
+	ctx, cancel := n.service.Load().bound(context.Background())
 	defer cancel()
-	var all sync.WaitGroup
-	conns := make(chan *pgxpool.Conn, n.load.limit)
-	for range n.atLeast - int(n.load.open.Load()) {
-		all.Go(func() {
-			n.load.lent.Add(1)
-			conn, err := n.pool.Acquire(ctx)
-			if err != nil {
-				n.load.lent.Add(-1)
-				return
-			}
-			conns <- conn
-		})
+	var held []*pgxpool.Conn
+	for n.load.open.Load() < int64(n.atLeast) && n.waiting.Load() == 0 {
+		n.load.lent.Add(1)
+		conn, err := n.pool.Acquire(ctx)
+		if err != nil {
+			n.load.lent.Add(-1)
+			break
+		}
+		held = append(held, conn)
 	}
-	all.Wait()
-	close(conns)
-	for conn := range conns {
+	for _, conn := range held {
 		conn.Release()
 	}
 }
@@ -294,31 +306,19 @@ type retiredError struct{ node string }
 
 func (e *retiredError) Error() string { return "node " + e.node + " is no longer what it was" }
 
-func isRetired(err error) bool {
-	_, ok := errors.AsType[*retiredError](err)
-	return ok
-}
-
-// lostConnError is a pooled connection that did not answer a ping. Another one may.
+// lostConnError is a pooled connection that turned out to be dead before it was lent. Another one may not be.
 type lostConnError struct{ err error }
 
 func (e *lostConnError) Error() string { return "pooled connection lost: " + e.err.Error() }
 func (e *lostConnError) Unwrap() error { return e.err }
 
-func isLost(err error) bool {
-	_, ok := errors.AsType[*lostConnError](err)
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
 	return ok
 }
 
 // isDialError reports whether err is a failure to connect, after which another node may do, in contrast to an error of
 // the user's hooks.
 func isDialError(err error) bool {
-	if _, ok := errors.AsType[*dialBackoffError](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*NodeDownError](err); ok {
-		return true
-	}
-	_, ok := errors.AsType[*pgconn.ConnectError](err)
-	return ok
+	return is[*dialBackoffError](err) || is[*NodeDownError](err) || is[*pgconn.ConnectError](err)
 }

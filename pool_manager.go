@@ -50,7 +50,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 		problems = append(problems, "Nodes is empty")
 	}
 	if len(problems) > 0 {
-		return nil, &ConfigError{Problems: problems}
+		return nil, &ConfigError{Problems: unique(problems)}
 	}
 
 	pm := &PoolManager{
@@ -70,7 +70,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	pm.cluster = newCluster(nodes, now, rules{config.MultiMaster, config.RequireMajority}, pm.apply)
 	for i, node := range config.Nodes {
 		// Before the pool, which changes the configuration for its own use.
-		pm.monitors = append(pm.monitors, newMonitor(i, config, pm.interval, pm.cluster.observe))
+		pm.monitors = append(pm.monitors, newMonitor(i, config, func() time.Duration { return pm.interval(i) }, pm.cluster.observe))
 		pool, err := newNodePool(ctx, node, pm.monitors[i].hint)
 		if err != nil {
 			for _, p := range pm.pools {
@@ -165,7 +165,7 @@ func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
 	case all:
 	case masters < 0 || replicas < 0:
 		return fmt.Errorf("hasql: Ready(%d, %d): negative counts other than -1 for both mean nothing", masters, replicas)
-	case masters+replicas > len(pm.pools):
+	case masters > len(pm.pools) || replicas > len(pm.pools) || masters+replicas > len(pm.pools):
 		return fmt.Errorf("hasql: Ready(%d, %d): there are only %d nodes", masters, replicas, len(pm.pools))
 	}
 	wanted := fmt.Sprintf("%d masters and %d replicas", masters, replicas)
@@ -217,13 +217,18 @@ func (pm *PoolManager) await(ctx context.Context, wanted string, done func(*Snap
 	}
 }
 
-// interval is the time until a monitor's next probe.
-func (pm *PoolManager) interval() time.Duration {
+// interval is the time until the next probe of a node: short while there is no master, and while it is a standby that is
+// about to turn to a new one.
+func (pm *PoolManager) interval(node int) time.Duration {
 	s := pm.cluster.snapshot()
-	if s.lostAt.IsZero() {
+	since := s.lostAt
+	if n := &s.nodes[node]; since.IsZero() && n.superseded && n.Report.InRecovery {
+		since = n.Since
+	}
+	if since.IsZero() {
 		return jittered(pm.config.CheckInterval)
 	}
-	return jittered(huntInterval(time.Since(s.lostAt), pm.config.RecoveryInterval, pm.config.CheckInterval))
+	return jittered(huntInterval(time.Since(since), pm.config.RecoveryInterval, pm.config.CheckInterval))
 }
 
 func (pm *PoolManager) hint(node int) { pm.monitors[node].hint() }
@@ -235,24 +240,31 @@ func (pm *PoolManager) wishAll() {
 }
 
 // apply makes the pools follow a change of view. It runs in the cluster's goroutine, after publication: who looks
-// elsewhere because of it finds the new view.
+// elsewhere because of it finds the new view. Nothing here waits.
 func (pm *PoolManager) apply(prev, next *Snapshot) {
 	for i, p := range pm.pools {
 		old, new := &prev.nodes[i], &next.nodes[i]
+		changed := old.Role != new.Role || old.Status != new.Status
 		p.traffic.view(new)
-		if new.Status.severed() && (!old.Status.severed() || old.Status != new.Status) {
-			p.sever(&NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause})
-		} else if !new.Status.severed() && old.Status.severed() {
+		switch severed := new.Status.severed(); {
+		case severed && changed:
+			reason := &NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause}
+			p.sever(reason)
+			pm.running.Go(func() { p.cut(reason) }) // closing a socket of the user's making may take its time
+		case !severed && old.Status.severed():
 			p.restore()
-		} else if restarted(old, new) {
+		case restarted(old, new):
 			p.pool.Reset() // every connection of the old server is dead, and it came back between two probes
 		}
-		if old.Role != new.Role || old.Status != new.Status || next.closed {
+		if changed || next.closed {
 			p.retire()
 		}
-		if new.Status == StatusUp && old.Status != StatusUp && p.atLeast > 0 {
+		if changed && new.Status == StatusUp && old.Status != StatusUp && p.atLeast > 0 {
 			p.filling.Add(1)
 			pm.running.Go(p.fill)
+		}
+		if new.probe != old.probe {
+			p.recount()
 		}
 	}
 	if prev.lostAt.IsZero() && !next.lostAt.IsZero() {
@@ -287,10 +299,13 @@ func (pm *PoolManager) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
-	in := 0
+	inUse := 0
 	for _, p := range pm.pools {
-		in += int(p.pool.Stat().AcquiredConns())
+		inUse += int(p.pool.Stat().AcquiredConns())
 		p.cut(ErrClosed)
 	}
-	return fmt.Errorf("hasql: closed with %d connections still in use, which were cut: %w", in, context.Cause(ctx))
+	if inUse == 0 {
+		return fmt.Errorf("hasql: Close ended before a Checker, a hook or a server did: %w", context.Cause(ctx))
+	}
+	return fmt.Errorf("hasql: closed with %d connections still in use, which were cut: %w", inUse, context.Cause(ctx))
 }

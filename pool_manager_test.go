@@ -346,7 +346,7 @@ func TestHuntForAMasterSlowsDown(t *testing.T) {
 
 func TestAtMostTwoDialsInFlight(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
-		tracer := &dialTracer{}
+		tracer := &userTracer{}
 		pm := open(t, c, func(config *Config) {
 			for _, n := range config.Nodes {
 				n.Pool.MaxConns = 20
@@ -374,17 +374,17 @@ func TestAtMostTwoDialsInFlight(t *testing.T) {
 	})
 }
 
-// dialTracer is a tracer of the user's.
-type dialTracer struct {
+// userTracer is a tracer of the user's.
+type userTracer struct {
 	mu               sync.Mutex
 	now, most, dials int
 }
 
-func (*dialTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+func (*userTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
 	return ctx
 }
-func (*dialTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-func (d *dialTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
+func (*userTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (d *userTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.now++
@@ -393,7 +393,7 @@ func (d *dialTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectSt
 	return ctx
 }
 
-func (d *dialTracer) TraceConnectEnd(context.Context, pgx.TraceConnectEndData) {
+func (d *userTracer) TraceConnectEnd(context.Context, pgx.TraceConnectEndData) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.now--
@@ -577,6 +577,6 @@ func TestMasterAsReplicaWeightIsAShare(t *testing.T) {
 		c.Node("pg2").Kill()
 		c.Node("pg3").Kill()
 		synctest.Wait()
-		acquire(t, route.Acquire).Release() // the master alone is left, and it has its share
+		acquire(t, pm.Replica(WithMasterAsReplicaWeight(1)).Acquire).Release() // the master alone is left, and all is its share
 	})
 }

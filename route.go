@@ -23,11 +23,6 @@ type Route struct {
 	table atomic.Pointer[table]
 }
 
-type table struct {
-	snapshot     *Snapshot
-	fit, masters []Candidate
-}
-
 // RouteOption changes a [Route] from what the [Config] says.
 type RouteOption func(*want)
 

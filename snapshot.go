@@ -31,9 +31,6 @@ type walSample struct {
 
 const walSamples = 128 // about two minutes at the default CheckInterval
 
-// riseTime is how long the share of reads of a node that has come back takes to grow to the full.
-const riseTime = 3 * time.Second
-
 // Time returns when the newest evidence in the snapshot was received.
 func (s *Snapshot) Time() time.Time { return s.at }
 
@@ -43,10 +40,10 @@ func (s *Snapshot) Nodes() iter.Seq[NodeState] {
 }
 
 // Masters returns the nodes that may be written to, normally one.
-func (s *Snapshot) Masters() iter.Seq[NodeState] { return s.having(RoleMaster) }
+func (s *Snapshot) Masters() iter.Seq[NodeState] { return s.inRole(RoleMaster) }
 
 // Replicas returns the nodes that may be read from only.
-func (s *Snapshot) Replicas() iter.Seq[NodeState] { return s.having(RoleReplica) }
+func (s *Snapshot) Replicas() iter.Seq[NodeState] { return s.inRole(RoleReplica) }
 
 // MasterCount returns how many nodes Masters has.
 func (s *Snapshot) MasterCount() int { return s.count(RoleMaster) }
@@ -54,7 +51,7 @@ func (s *Snapshot) MasterCount() int { return s.count(RoleMaster) }
 // ReplicaCount returns how many nodes Replicas has.
 func (s *Snapshot) ReplicaCount() int { return s.count(RoleReplica) }
 
-func (s *Snapshot) having(role Role) iter.Seq[NodeState] {
+func (s *Snapshot) inRole(role Role) iter.Seq[NodeState] {
 	return func(yield func(NodeState) bool) {
 		for i := range s.nodes {
 			if s.nodes[i].Role == role && !yield(s.nodes[i]) {
@@ -134,49 +131,59 @@ func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 func (n *NodeState) absorb(o observation) {
 	n.probe, n.CheckedAt, n.answered = o.probe, o.sent, o.report != nil
 	if !n.answered {
-		n.Role, n.Status, n.Cause = RoleUnknown, o.status, o.cause
+		status := o.status
+		if n.Status == StatusDown {
+			status = StatusDown // mere silence makes it no better
+		}
+		n.ban(status, o.cause)
 		return
 	}
-	n.Report, n.ReportedAt = *o.report, o.sent
+	report := *o.report
+	if report.Role > RoleReplica {
+		report.Role = RoleUnknown
+	}
+	if report.SystemID == 0 {
+		report.SystemID = n.Report.SystemID // an address does not change its cluster by not telling it
+	}
+	n.Report, n.ReportedAt = report, o.sent
 	took := max(o.at.Sub(o.sent), 1)
 	if n.Latency == 0 {
 		n.Latency = took
 	} else {
 		n.Latency += (took - n.Latency) / 4
 	}
-	n.Role, n.Status, n.Cause = o.report.Role, StatusUp, nil
-	if n.Role == RoleUnknown {
-		n.Status, n.Cause = StatusSuspect, errRole
-	}
 }
 
-// identify settles which cluster this is. Until every node has been heard once, most nodes decide, the first of the
-// configuration where they are even; after that the identity stays, unless every single node has come to agree on
-// another one, as after pg_upgrade.
+// identify decides which cluster this is: the one that most of the nodes say they belong to, of those that ever said
+// it, and where they are even the one that it was. It is settled once more than half of all nodes agree or every node was
+// heard; until then nobody is used, so that a foreign node that answers first is not mistaken for the cluster.
 func (s *Snapshot) identify() {
 	votes := make(map[uint64]int)
-	var first []uint64 // in the order of the configuration
-	silent := false
+	silent, most := false, 0
 	for i := range s.nodes {
-		n := &s.nodes[i]
-		silent = silent || !n.heard()
-		if id := n.Report.SystemID; id != 0 && n.answered {
-			if votes[id]++; votes[id] == 1 {
-				first = append(first, id)
-			}
+		silent = silent || !s.nodes[i].heard()
+		if id := s.nodes[i].Report.SystemID; id != 0 {
+			votes[id]++
+			most = max(most, votes[id])
 		}
 	}
-	if len(first) == 0 {
+	if most == 0 {
 		return
 	}
-	winner := slices.MaxFunc(first, func(a, b uint64) int { return cmp.Compare(votes[a], votes[b]) })
-	if s.settled && votes[winner] < len(s.nodes) {
-		return
+	winner := s.identity
+	for i := range s.nodes { // in the order of the configuration, so that the first of equals wins
+		if id := s.nodes[i].Report.SystemID; votes[winner] < most && votes[id] == most {
+			winner = id
+		}
 	}
 	if s.identity != 0 && s.identity != winner {
 		s.timeline, s.wal, s.incumbent = 0, nil, -1 // another history: nothing of the old one holds
+		for i := range s.nodes {
+			s.nodes[i].superseded = false
+		}
 	}
-	s.identity, s.settled = winner, s.settled || !silent
+	s.identity = winner
+	s.settled = s.settled || !silent || 2*most > len(s.nodes)
 }
 
 // fence gives every answering node its final role and status in view of the others.
@@ -187,15 +194,20 @@ func (s *Snapshot) fence(r rules) {
 			continue
 		}
 		n.Role, n.Status, n.Cause = n.Report.Role, StatusUp, nil
-		if id := n.Report.SystemID; id != 0 && id != s.identity {
+		switch id := n.Report.SystemID; {
+		case id != 0 && !s.settled:
+			n.ban(StatusSuspect, errUnsettled)
+		case id != 0 && id != s.identity:
 			n.ban(StatusForeign, fmt.Errorf("system identifier %d, the cluster's is %d", id, s.identity))
-		} else if n.Role == RoleUnknown {
+		case n.Role == RoleUnknown:
 			n.ban(StatusSuspect, errRole)
-		} else {
+		default:
 			s.timeline = max(s.timeline, n.Report.Timeline)
 		}
 	}
-	if !r.multiMaster {
+	if r.multiMaster {
+		s.anyMaster()
+	} else {
 		s.supersede()
 		s.onlyOneMaster()
 	}
@@ -204,15 +216,15 @@ func (s *Snapshot) fence(r rules) {
 	}
 }
 
-// supersede bans what belongs to an older timeline than the highest that was seen.
+// supersede bans what belongs to an older timeline than the highest that was seen. Who was superseded once stays so until
+// it says better itself: that it is in recovery, or on that timeline. To say nothing of its timeline is not enough.
 func (s *Snapshot) supersede() {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		t := n.Report.Timeline
-		if t == 0 || t >= s.timeline {
-			continue
-		}
+		n.superseded = n.Status != StatusForeign && (t != 0 && t < s.timeline || t == 0 && n.superseded && !n.Report.InRecovery)
 		switch {
+		case !n.superseded:
 		case n.Report.InRecovery:
 			// It follows the old master, or has not turned to the new one yet: nothing to cut.
 			if n.Status == StatusUp {
@@ -226,11 +238,11 @@ func (s *Snapshot) supersede() {
 	}
 }
 
-// needMajority trusts no master unless most nodes answer.
+// needMajority trusts no master unless most nodes of the cluster answer.
 func (s *Snapshot) needMajority() {
 	answering := 0
 	for i := range s.nodes {
-		if s.nodes[i].answered {
+		if n := &s.nodes[i]; n.answered && n.Status != StatusForeign {
 			answering++
 		}
 	}
@@ -245,7 +257,7 @@ func (s *Snapshot) needMajority() {
 }
 
 // onlyOneMaster leaves one of several writable nodes on one timeline, which replication cannot produce: the incumbent,
-// else the first. Two names of one server are both left.
+// also while it merely hangs, else the first. Two names of one server are both left.
 func (s *Snapshot) onlyOneMaster() {
 	keep := -1
 	for i := range s.nodes {
@@ -256,11 +268,24 @@ func (s *Snapshot) onlyOneMaster() {
 	if keep < 0 {
 		return
 	}
+	if i := s.incumbent; i >= 0 && s.nodes[i].Status == StatusSuspect && s.nodes[i].Report.rivals(&s.nodes[keep].Report) {
+		keep = i
+	}
 	s.incumbent = keep
 	for i := range s.nodes {
 		if n := &s.nodes[i]; n.Role == RoleMaster && i != keep && !n.Report.sameServer(&s.nodes[keep].Report) {
 			n.ban(StatusStale, fmt.Errorf("a second master on timeline %d beside %s", n.Report.Timeline, s.nodes[keep].Name))
 		}
+	}
+}
+
+// anyMaster takes some master for the one that replicas are measured by, where there may be several.
+func (s *Snapshot) anyMaster() {
+	if s.incumbent >= 0 && s.nodes[s.incumbent].Role == RoleMaster {
+		return
+	}
+	if i := slices.IndexFunc(s.nodes, func(n NodeState) bool { return n.Role == RoleMaster }); i >= 0 {
+		s.incumbent = i
 	}
 }
 
@@ -271,6 +296,11 @@ func (n *NodeState) ban(status Status, cause error) {
 func (r *Report) sameServer(o *Report) bool {
 	return r.SystemID != 0 && r.SystemID == o.SystemID && r.Timeline == o.Timeline &&
 		!r.StartTime.IsZero() && r.StartTime.Equal(o.StartTime)
+}
+
+// rivals reports whether both were masters as far as they said, and neither is known to be newer.
+func (r *Report) rivals(o *Report) bool {
+	return r.Role == RoleMaster && o.Role == RoleMaster && (r.Timeline == o.Timeline || r.Timeline == 0 || o.Timeline == 0)
 }
 
 // follow measures how far each replica is behind the master.
@@ -325,95 +355,4 @@ func (s *Snapshot) differs(prev *Snapshot) bool {
 		}
 	}
 	return s.closed != prev.closed
-}
-
-// want is what an acquire asks for.
-type want struct {
-	target         Target
-	fallbackMaster bool
-	masterWeight   float64
-	maxLag         time.Duration
-	zone           string
-	atLeast        LSN
-}
-
-// volatile reports whether nodes begin or cease to fit without any change of role or status.
-func (w *want) volatile() bool { return w.maxLag > 0 || w.atLeast > 0 }
-
-// candidates returns the nodes that fit w: fit is what is picked from, and masters what the share masterWeight of reads
-// is picked from, empty unless there is such a share.
-func (s *Snapshot) candidates(w *want) (fit, masters []Candidate) {
-	switch w.target {
-	case TargetMaster:
-		return s.withRole(RoleMaster, w.zone, nil), nil
-	case TargetAny:
-		return s.withRole(RoleUnknown, w.zone, w.fresh), nil
-	}
-	fit = s.withRole(RoleReplica, w.zone, w.fresh)
-	if w.masterWeight > 0 {
-		masters = s.withRole(RoleMaster, "", nil)
-	}
-	if len(fit) == 0 && (w.fallbackMaster || w.target == TargetPreferReplica) {
-		fit = s.withRole(RoleMaster, "", nil)
-	}
-	return fit, masters
-}
-
-// fresh reports whether a node is close enough behind the master. A lag that nobody knows is not within a limit.
-func (w *want) fresh(n *NodeState) bool {
-	if n.Role == RoleMaster {
-		return true
-	}
-	return (w.maxLag == 0 || n.LagKnown && n.LagTime <= w.maxLag) && n.Report.LSN >= w.atLeast
-}
-
-// withRole returns the nodes that are up in a role (RoleUnknown: in any) and that fit, those of the zone alone if there
-// are any.
-func (s *Snapshot) withRole(role Role, zone string, fits func(*NodeState) bool) []Candidate {
-	var all, near []Candidate
-	for i := range s.nodes {
-		n := &s.nodes[i]
-		if n.Status != StatusUp || role != RoleUnknown && n.Role != role || fits != nil && !fits(n) {
-			continue
-		}
-		all = append(all, Candidate{NodeState: n, Latency: n.Latency})
-		if zone != "" && n.Zone == zone {
-			near = append(near, Candidate{NodeState: n, Latency: n.Latency})
-		}
-	}
-	if len(near) > 0 {
-		all = near
-	}
-	s.rise(all)
-	return prepared(all)
-}
-
-// rise marks the candidates that have just come back while others were there all the time.
-func (s *Snapshot) rise(cs []Candidate) {
-	rising := func(c *Candidate) bool { return s.at.Sub(c.Since) < riseTime }
-	for i := range cs {
-		if !rising(&cs[i]) { // there is one to take its share
-			for k := range cs {
-				cs[k].rising = rising(&cs[k])
-			}
-			return
-		}
-	}
-}
-
-// prepared fills in what the pickers of this package look up.
-func prepared(cs []Candidate) []Candidate {
-	order := make([]int, len(cs))
-	sum := 0.0
-	for i := range cs {
-		order[i] = i
-		sum += 1 / float64(max(cs[i].Latency, time.Microsecond))
-		cs[i].weightSum = sum
-		cs[i].load = cs[i].NodeState.load
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(cs[a].Latency, cs[b].Latency) })
-	for k, i := range order {
-		cs[k].byLatency = i
-	}
-	return cs
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// world is a cluster without servers: a snapshot that tests feed with observations.
+// world is a cluster without servers: a snapshot that tests feed with observations. Every node was probed once, in vain.
 type world struct {
 	s     *Snapshot
 	rules rules
@@ -23,7 +23,7 @@ func newWorld(nodes int) *world {
 	w.s = &Snapshot{at: w.now, lostAt: w.now, incumbent: -1}
 	for i := range nodes {
 		w.s.nodes = append(w.s.nodes, NodeState{
-			Name: fmt.Sprintf("pg%d", i), index: i, load: &nodeLoad{limit: 10}, Cause: errNotProbed,
+			Name: fmt.Sprintf("pg%d", i), index: i, load: &nodeLoad{limit: 10}, Cause: errNotProbed, CheckedAt: w.now,
 		})
 	}
 	return w
@@ -45,6 +45,14 @@ func (w *world) sees(node int, r Report) *world {
 	w.now = w.now.Add(time.Millisecond)
 	w.probe++
 	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, report: &r}, w.rules)
+	return w
+}
+
+// unheard makes it a world in which nobody was probed yet.
+func (w *world) unheard() *world {
+	for i := range w.s.nodes {
+		w.s.nodes[i].CheckedAt = time.Time{}
+	}
 	return w
 }
 
@@ -186,7 +194,7 @@ func TestReduce(t *testing.T) {
 		{"foreign", func(w *world) { w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, foreign(replica(9))) }, "M R foreign"},
 		{
 			"foreign, though it was heard first",
-			func(w *world) { w.sees(2, foreign(master(5, 9))).sees(0, master(1, 9)).sees(1, replica(9)) }, "M R foreign",
+			func(w *world) { w.unheard().sees(2, foreign(master(5, 9))).sees(0, master(1, 9)).sees(1, replica(9)) }, "M R foreign",
 		},
 		{
 			"foreign masters are never used, even alone",
@@ -195,11 +203,55 @@ func TestReduce(t *testing.T) {
 			}, "down down foreign",
 		},
 		{
-			"once settled, most foreigners change nothing",
-			func(w *world) {
-				w.sees(0, master(1, 9)).sees(1, replica(9)).sees(2, replica(9)).sees(1, foreign(master(1, 9))).sees(2, foreign(replica(9)))
-			}, "M foreign foreign",
+			"nobody is used until it is known which cluster this is",
+			func(w *world) { w.unheard().sees(2, foreign(master(5, 9))) }, "suspect suspect suspect",
 		},
+		{
+			"more than half agree, the rest was not heard yet",
+			func(w *world) { w.unheard().sees(0, master(1, 9)).sees(1, replica(9)) }, "M R suspect",
+		},
+		{
+			"the only node that is up, the others were heard to be down",
+			func(w *world) { w.unheard().loses(1, StatusDown).loses(2, StatusDown).sees(0, master(1, 9)) }, "M down down",
+		},
+		{
+			"a re-created node was alone when the service started",
+			func(w *world) {
+				w.unheard().loses(1, StatusDown).loses(2, StatusDown).sees(0, foreign(master(1, 9))).sees(1, master(3, 9)).sees(2, replica(9))
+			}, "foreign M R",
+		},
+		{
+			"pg_upgrade, and one node is not back yet",
+			func(w *world) {
+				w.sees(0, master(7, 9)).sees(1, replica(9)).sees(2, replica(9)).loses(2, StatusDown)
+				w.sees(0, foreign(master(1, 9))).sees(1, foreign(replica(9)))
+			}, "M R down",
+		},
+		{
+			"a node that does not tell is not foreign, and no vote",
+			func(w *world) { w.sees(0, master(1, 9)).sees(1, bare(RoleReplica)) }, "M R suspect",
+		},
+		{
+			"a superseded master that no longer tells its timeline is superseded still",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, master(2, 9)).sees(0, bare(RoleMaster)).loses(1, StatusDown)
+			}, "stale down suspect",
+		},
+		{
+			"two masters on one timeline, the incumbent merely hangs",
+			func(w *world) {
+				w.sees(1, master(1, 9)).sees(0, with(master(1, 9), func(r *Report) { r.StartTime = time.Unix(5, 0) })).loses(1, StatusSuspect)
+			}, "stale suspect suspect",
+		},
+		{
+			"silence makes a node that is down no better",
+			func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusDown).loses(0, StatusSuspect) }, "down suspect suspect",
+		},
+		{"a role that does not exist", func(w *world) { w.sees(0, Report{Role: 7, SystemID: cluster1}) }, "suspect suspect suspect"},
+		{"foreigners are no majority", func(w *world) {
+			w.rules.requireMajority = true
+			w.sees(0, master(1, 9)).sees(1, replica(9)).loses(1, StatusDown).sees(2, foreign(replica(9)))
+		}, "suspect down foreign"},
 		{
 			"all nodes agree on another cluster, as after pg_upgrade, whatever its timeline",
 			func(w *world) {
@@ -452,7 +504,7 @@ func TestCandidates(t *testing.T) {
 		want       want
 		fit, share []int
 	}{
-		{"master", "MRR", want{target: TargetMaster}, []int{0}, nil},
+		{"master", "MRRD", want{target: TargetMaster}, []int{0}, nil},
 		{"no master", "DRR", want{target: TargetMaster}, nil, nil},
 		{"replicas", "MRRD", read(), []int{1, 2}, nil},
 		{"no replica", "MDDD", read(), nil, nil},
@@ -479,9 +531,9 @@ func TestCandidates(t *testing.T) {
 				}
 				return list
 			}
-			fit, share := build(test.view).s.candidates(&test.want)
-			if !slices.Equal(index(fit), test.fit) || !slices.Equal(index(share), test.share) {
-				t.Errorf("got %v and %v, want %v and %v", index(fit), index(share), test.fit, test.share)
+			got := build(test.view).s.candidates(&test.want, nil)
+			if !slices.Equal(index(got.fit), test.fit) || !slices.Equal(index(got.masters), test.share) {
+				t.Errorf("got %v and %v, want %v and %v", index(got.fit), index(got.masters), test.fit, test.share)
 			}
 		})
 	}

@@ -13,6 +13,7 @@ type socket struct {
 	reason atomic.Pointer[error]
 	told   atomic.Bool // whether a Read has returned the reason
 	asked  atomic.Bool // whether something was written since the last byte was read
+	pooled atomic.Bool // whether the pool counts the connection
 	given  atomic.Bool // whether the caller gave it up, by the deadline that pgx sets when a context ends
 }
 
@@ -76,5 +77,13 @@ func (s *socket) Close() error {
 	delete(s.pool.sockets, s)
 	s.pool.mu.Unlock()
 	s.pool.traffic.settled(s)
+	s.unpooled()
 	return s.Conn.Close()
+}
+
+// unpooled takes the connection off the pool's count, once.
+func (s *socket) unpooled() {
+	if s.pooled.Swap(false) {
+		s.pool.load.open.Add(-1)
+	}
 }

@@ -29,6 +29,7 @@ type traffic struct {
 	pooled  atomic.Bool
 
 	asked    atomic.Int64  // sockets that wait for an answer
+	requests atomic.Uint64 // writes that began to
 	answers  atomic.Uint64 // reads that brought something
 	watching atomic.Bool   // whether the watch for silence runs
 	shakenAt atomic.Int64  // nanoseconds since epoch: when a connection was lost last, 0 if that is long ago
@@ -108,11 +109,7 @@ var epoch = time.Now().Add(-time.Hour)
 
 // released compares what the server reported on a connection with the node's role. PostgreSQL 14 and later tell every
 // session of a promotion, and of a change of default_transaction_read_only, with the answer to its next statement.
-func (t *traffic) released(load *nodeLoad, conn *pgx.Conn) {
-	if (load.acquires[TargetMaster].Load()+load.acquires[TargetReplica].Load())%sample != 0 {
-		return
-	}
-	pg := conn.PgConn()
+func (t *traffic) released(pg *pgconn.PgConn) {
 	standby := pg.ParameterStatus("in_hot_standby")
 	if standby == "on" && !t.standby.Load() || standby == "off" && t.standby.Load() ||
 		Role(t.role.Load()) == RoleMaster && pg.ParameterStatus("default_transaction_read_only") == "on" {
@@ -126,8 +123,9 @@ func (t *traffic) sent(s *socket) {
 		return
 	}
 	t.asked.Add(1)
+	t.requests.Add(1)
 	if !t.watching.Swap(true) {
-		t.watch(t.answers.Load(), 0)
+		t.watch(t.requests.Load(), t.answers.Load(), 0)
 	}
 }
 
@@ -143,15 +141,18 @@ func (t *traffic) settled(s *socket) {
 	}
 }
 
-// watch looks in half of silence again, for as long as answers are expected, and gives one hint for each time that
-// nothing at all comes for all of silence: a long query alone on its node costs one probe, not one each time.
-func (t *traffic) watch(before uint64, quiet int) {
+// watch looks in half of silence again, for as long as answers are expected, and gives a hint when nothing at all came for
+// all of silence: one, until something comes or something more is asked. So a long query alone costs one probe.
+func (t *traffic) watch(requests, answers uint64, quiet int) {
 	time.AfterFunc(silence/2, func() {
-		now := t.answers.Load()
-		if now != before {
+		asked, came := t.requests.Load(), t.answers.Load()
+		switch {
+		case came != answers, quiet >= 2 && asked != requests:
 			quiet = 0
-		} else if quiet++; quiet == 2 {
-			t.suggest()
+		default:
+			if quiet++; quiet == 2 {
+				t.suggest()
+			}
 		}
 		if t.asked.Load() == 0 {
 			t.watching.Store(false)
@@ -159,40 +160,43 @@ func (t *traffic) watch(before uint64, quiet int) {
 				return
 			}
 		}
-		t.watch(now, quiet)
+		t.watch(asked, came, quiet)
 	})
 }
 
-// poolTracer sees the ends of connection attempts and the release of connections. pgx wants a QueryTracer, so it is one
-// that does nothing.
-type poolTracer struct{ pool *nodePool }
+// queryTracer is what pgx wants of every tracer, and does nothing.
+type queryTracer struct{}
 
-func withTracer(user pgx.QueryTracer, ours *poolTracer) pgx.QueryTracer {
+// TraceQueryStart does nothing.
+func (queryTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	return ctx
+}
+
+// TraceQueryEnd does nothing.
+func (queryTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func withTracer(user, ours pgx.QueryTracer) pgx.QueryTracer {
 	if user == nil {
 		return ours
 	}
 	return multitracer.New(user, ours)
 }
 
-func (*poolTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	return ctx
-}
-func (*poolTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-func (*poolTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
-	return ctx
-}
-
-func (t *poolTracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEndData) {
-	t.pool.leaveDial(data.Err)
-	if data.Err != nil {
-		t.pool.traffic.hint() // the monitor finds out whether it is the node
-	}
+// releaseTracer sees the release of connections.
+type releaseTracer struct {
+	queryTracer
+	pool *nodePool
 }
 
 // TraceRelease takes a connection off the load, and now and then has a look at what the server said on it. pgxpool calls
 // it first thing in Release.
-func (t *poolTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
-	t.pool.load.lent.Add(-1)
-	t.pool.traffic.released(t.pool.load, data.Conn)
+func (t *releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
+	n, pg := t.pool, data.Conn.PgConn()
+	if pg.IsClosed() || pg.IsBusy() || pg.TxStatus() != 'I' {
+		n.unpooled(data.Conn) // pgxpool is going to destroy it, in a while
+	}
+	n.load.lent.Add(-1)
+	if n.load.total()%sample == 0 {
+		n.traffic.released(pg)
+	}
 }

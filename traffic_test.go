@@ -185,3 +185,32 @@ func TestPromotedReplicaServesWritesWithTheConnectionsItHas(t *testing.T) {
 		}
 	})
 }
+
+func TestStandbyThatTurnsToTheNewMasterIsReadFromSoon(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		received := func(n pgfake.State) any { return n.Timeline } // as a role with pg_monitor sees it
+		handleProbe(c, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+			result, err := answerProbe(s, args)
+			result.Rows[0][2] = received(s.Node().State())
+			return result, err
+		})
+		pm := open(t, c)
+		ready(t, pm)
+		c.Node("pg3").PauseReplay() // it stays on the old timeline for now
+		c.Node("pg1").Kill()
+		c.Node("pg2").Promote()
+		acquire(t, pm.AcquireMaster).Release()
+		if err := pm.WaitNextCheck(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if s := status(pm, "pg3"); s != StatusSuspect {
+			t.Errorf("a standby of the old master is %s", s)
+		}
+		at(100*time.Millisecond, c.Node("pg3").ResumeReplay)
+		began := time.Now()
+		acquire(t, pm.AcquireReplica).Release()
+		if took := time.Since(began); took > 112*time.Millisecond {
+			t.Errorf("it turned after 100ms and was read from after %v", took)
+		}
+	})
+}

@@ -1,0 +1,57 @@
+.DEFAULT_GOAL := help
+
+# Every folder with a go.mod, the root module first. A new module needs no mention anywhere.
+MODULES := $(sort $(patsubst ./%,%,$(patsubst %/,%,$(dir $(shell find . -name go.mod -not -path '*/testdata/*')))))
+
+# A clone that belongs to another user (as in many CI systems) has no version control status to stamp into binaries.
+export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
+
+# Flags of "hasql demo": make demo DEMO="--runs 5 -v"
+DEMO ?=
+
+.PHONY: help
+help: ## Print this message
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: go postgres ## Watch an application live through a failover (DEMO="--runs 5 -v")
+	@cd cmd/hasql && go build -o ../../bin/hasql .
+	@bin/hasql demo $(DEMO)
+
+.PHONY: test
+test: go postgres cc ## Vet and test every module (MODULES="." for one of them)
+	@scripts/test.sh $(MODULES)
+
+.PHONY: lint
+lint: go ## Run go vet, staticcheck, gofumpt, go fix and go mod tidy, and change nothing
+	@cd tools && GOBIN=$(CURDIR)/bin go install tool
+	@scripts/lint.sh $(MODULES)
+
+.PHONY: bench
+bench: go ## Run the benchmarks
+	cd bench && go test -run xxx -bench . -benchtime 1s
+
+.PHONY: fmt
+fmt: go ## Format the code with gofumpt and modernise it with go fix
+	@cd tools && GOBIN=$(CURDIR)/bin go install tool
+	bin/gofumpt -w .
+	@for module in $(MODULES); do (cd $$module && if [ -n "$$(go list ./... 2>/dev/null)" ]; then go fix ./...; fi) || exit; done
+
+.PHONY: tidy
+tidy: go ## Run go mod tidy in every module
+	@for module in $(MODULES); do (cd $$module && go mod tidy) || exit; done
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
+
+# What the targets above need. Silent when it is there.
+
+.PHONY: go
+go:
+	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/doc/install" >&2; exit 2; }
+	@scripts/need.sh certs
+
+.PHONY: postgres cc
+postgres cc: go
+	@scripts/need.sh $@

@@ -1,0 +1,128 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+)
+
+// style colours text, or leaves it alone.
+type style struct{ color bool }
+
+func (s style) paint(code, text string) string {
+	if !s.color {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+func (s style) bold(text string) string { return s.paint("1", text) }
+func (s style) dim(text string) string  { return s.paint("2", text) }
+func (s style) good(text string) string { return s.paint("32", text) }
+func (s style) bad(text string) string  { return s.paint("1;31", text) }
+
+// screen writes the story, line by line. Its methods may be called from several goroutines.
+type screen struct {
+	style
+	out     io.Writer
+	verbose bool
+
+	mu    sync.Mutex
+	began time.Time // zero of the story's clock
+	mark  time.Time // the last event, which asides count from
+}
+
+// line writes text as it is.
+func (s *screen) line(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintln(s.out, text)
+}
+
+// begin starts the clock.
+func (s *screen) begin(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.began, s.mark = at, at
+}
+
+// event tells of something that was done to the cluster.
+func (s *screen) event(at time.Time, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mark = at
+	fmt.Fprintln(s.out, s.bold(clock(at.Sub(s.began), 3)+text))
+}
+
+// echo tells of what followed from the last event, and how soon.
+func (s *screen) echo(at time.Time, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintln(s.out, s.good(since(at.Sub(s.mark))+text))
+}
+
+// aside is an echo for those who asked for details.
+func (s *screen) aside(at time.Time, text string) {
+	if !s.verbose {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.began.IsZero() {
+		fmt.Fprintln(s.out, s.dim(since(at.Sub(s.mark))+text))
+	}
+}
+
+// tick writes one line of figures.
+func (s *screen) tick(at time.Time, t tick) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintln(s.out, t.render(clock(at.Sub(s.began), 1), s.style))
+}
+
+const timeWidth = 11
+
+// clock is the first column: "    4.302 s  ".
+func clock(d time.Duration, decimals int) string {
+	return fmt.Sprintf("%*s  ", timeWidth, fmt.Sprintf("%.*f s", decimals, d.Seconds()))
+}
+
+// since is the first column of what followed: "      +9 ms  ".
+func since(d time.Duration) string {
+	return fmt.Sprintf("%*s  ", timeWidth, fmt.Sprintf("%+d ms", d.Round(time.Millisecond).Milliseconds()))
+}
+
+// tick is one second of the workload.
+type tick struct {
+	master                string // "" if none is known
+	writes, reads, failed int64  // in this second
+	nodes                 []string
+}
+
+const tickFormat = "%-6s  %8s  %8s  %6s  %s"
+
+func header(nodes []string) string {
+	return fmt.Sprintf("%*s  "+tickFormat, timeWidth, "time", "master", "writes/s", "reads/s", "failed", columns(nodes))
+}
+
+func (t tick) render(clock string, s style) string {
+	master := t.master
+	if master == "" {
+		master = "none"
+	}
+	failed := fmt.Sprintf("%6d", t.failed)
+	if t.failed > 0 {
+		failed = s.bad(failed)
+	}
+	return clock + fmt.Sprintf(tickFormat, master, fmt.Sprint(t.writes), fmt.Sprint(t.reads), failed, columns(t.nodes))
+}
+
+func columns(cells []string) string {
+	var b strings.Builder
+	for _, cell := range cells {
+		fmt.Fprintf(&b, "%-9s", cell)
+	}
+	return strings.TrimRight(b.String(), " ")
+}

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Looks for what can be found without running anything: scripts/lint.sh DIR...
+#
+# go vet, staticcheck, go fix and go mod tidy in each module, gofumpt over all of them. What it finds it prints, and then
+# it fails. bin/ holds staticcheck and gofumpt; see the Makefile.
+set -eu
+
+bin=$(cd "$(dirname "$0")/.." && pwd)/bin
+failed=
+
+# check runs a command that should be silent and successful.
+check() {
+	what=$1
+	shift
+	status=0
+	output=$("$@" 2>&1) || status=$?
+	# Downloads are news, not findings.
+	output=$(printf '%s\n' "$output" | grep -v '^go: downloading ' || true)
+	if [ $status -ne 0 ] || [ -n "$output" ]; then
+		printf -- '-- %s: %s\n%s\n' "$module" "$what" "$output"
+		failed="$failed $module:$what"
+	fi
+}
+
+for module in "$@"; do
+	cd "$module"
+	began=$(date +%s)
+	check tidy go mod tidy -diff
+	if [ -n "$(go list ./... 2>/dev/null)" ]; then
+		check vet go vet ./...
+		check staticcheck "$bin/staticcheck" ./...
+		check fix go fix -diff ./...
+	fi
+	cd - >/dev/null
+	echo "== module $module: $(($(date +%s) - began)) s"
+done
+module=.
+check gofumpt "$bin/gofumpt" -l .
+
+if [ -n "$failed" ]; then
+	echo "FAILED:$failed" >&2
+	exit 1
+fi

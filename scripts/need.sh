@@ -1,0 +1,146 @@
+#!/bin/sh
+# Makes sure of what the Makefile's targets need besides Go.
+#
+#   scripts/need.sh [postgres] [cc] [make] [certs]
+#
+# It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
+# what is missing, PostgreSQL without creating or starting a server. Otherwise it says what to install and exits with 2.
+set -eu
+
+# has_postgres goes by the same places as internal/pgcluster does.
+has_postgres() {
+	if [ -n "${PGBINDIR:-}" ]; then
+		complete "$PGBINDIR"
+		return
+	fi
+	for dir in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /opt/homebrew/opt/postgresql@*/bin; do
+		complete "$dir" && return
+	done
+	postgres=$(command -v postgres) && complete "$(dirname "$(readlink -f "$postgres")")"
+}
+
+complete() {
+	for program in postgres initdb pg_basebackup pg_rewind pg_controldata; do
+		[ -x "$1/$program" ] || return 1
+	done
+}
+
+# has_cc looks for what cgo, and so the race detector, compiles with. Whoever turns cgo off does without.
+has_cc() {
+	[ "${CGO_ENABLED:-}" != 0 ] || return 0
+	cc=$(go env CC) && command -v "${cc%% *}" >/dev/null && echo '#include <stdlib.h>' | "${cc%% *}" -E - >/dev/null 2>&1
+}
+
+has_make() { command -v make >/dev/null; }
+
+# has_certs looks where Debian and Ubuntu have what go needs for downloading modules.
+has_certs() {
+	[ -n "${SSL_CERT_FILE:-}${SSL_CERT_DIR:-}" ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || ! command -v apt-get >/dev/null
+}
+
+packages_for() {
+	case $1 in
+	postgres) echo postgresql ;;
+	cc) echo gcc libc6-dev ;;
+	make) echo make ;;
+	certs) echo ca-certificates ;;
+	esac
+}
+
+hint_for() {
+	case $1 in
+	postgres)
+		cat <<-'EOF'
+			PostgreSQL's server programs, version 13 or newer (no server needs to run):
+			  Debian, Ubuntu:  apt-get install postgresql
+			  Fedora, RHEL:    dnf install postgresql-server
+			  Alpine:          apk add postgresql postgresql-client
+			or set PGBINDIR to the folder that holds postgres, initdb, pg_basebackup, pg_rewind and pg_controldata.
+		EOF
+		;;
+	cc) echo "A C compiler, for the race detector: apt-get install gcc libc6-dev" ;;
+	make) echo "make: apt-get install make" ;;
+	certs) echo "Certificate authorities, for downloading Go modules: apt-get install ca-certificates" ;;
+	esac
+}
+
+# as_root runs a command as root, or fails if it may not.
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	else
+		sudo -n "$@"
+	fi
+}
+
+may_install() {
+	command -v apt-get >/dev/null || return 1
+	[ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }
+}
+
+apt_get() {
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null
+}
+
+# install_packages installs from Debian's and Ubuntu's archives. Their PostgreSQL would make a cluster and start it on
+# port 5432; postgresql-common's own setting, put back afterwards, keeps it from that.
+install_packages() {
+	apt_get update || true # one broken source of many is no reason to give up
+	case " $* " in
+	*" postgresql "*) ;;
+	*)
+		apt_get install -y --no-install-recommends "$@"
+		return
+		;;
+	esac
+	conf=/etc/postgresql-common/createcluster.conf
+	apt_get install -y --no-install-recommends postgresql-common || return
+	as_root cp -p "$conf" "$conf.hasql" || return
+	status=0
+	as_root sh -c "echo 'create_main_cluster = false' >>$conf" &&
+		apt_get install -y --no-install-recommends "$@" || status=$?
+	as_root mv -f "$conf.hasql" "$conf" || return
+	return $status
+}
+
+missing=
+for need in "$@"; do
+	"has_$need" || missing="$missing $need"
+done
+[ -n "$missing" ] || exit 0
+
+if [ -n "${PGBINDIR:-}" ]; then
+	case $missing in
+	*postgres*)
+		echo "PGBINDIR is $PGBINDIR, which does not hold PostgreSQL's server programs." >&2
+		exit 2
+		;;
+	esac
+fi
+
+packages=
+for need in $missing; do
+	packages="$packages $(packages_for "$need")"
+done
+if may_install; then
+	echo "Installing with apt-get:$packages"
+	log=$(mktemp)
+	trap 'rm -f "$log"' EXIT
+	# shellcheck disable=SC2086 # one word for each package
+	if install_packages $packages >"$log" 2>&1; then
+		still=
+		for need in $missing; do
+			"has_$need" || still="$still $need"
+		done
+		[ -n "$still" ] || exit 0
+		missing=$still
+	fi
+	cat "$log" >&2
+	echo "That did not work. Please install by hand:" >&2
+else
+	echo "Missing on this machine, and not ours to install:" >&2
+fi
+for need in $missing; do
+	hint_for "$need" >&2
+done
+exit 2

@@ -1,0 +1,34 @@
+#!/bin/sh
+# Vets and tests modules, one after the other: scripts/test.sh DIR...
+#
+# Each package gets go test's own line, each module one with its time. Failures come with their whole output, and do not
+# keep the other modules from being tested.
+set -eu
+
+race=-race
+if [ "$(go env CGO_ENABLED)" = 0 ]; then
+	race=
+	echo "without -race: cgo is off" >&2
+fi
+export HASQL_REQUIRE_POSTGRES=1
+
+# test_module runs in the module's folder. Vetting comes first because it compiles all packages at once; the tests
+# run one package at a time, as several of them start whole clusters.
+test_module() {
+	go vet $race ./... &&
+		go test $race -vet=off -shuffle=on -timeout 5m -p 1 ./...
+}
+
+failed=
+for module in "$@"; do
+	[ -n "$(cd "$module" && go list ./... 2>/dev/null)" ] || continue # tools/ has no packages of its own
+	began=$(date +%s)
+	verdict=ok
+	(cd "$module" && test_module) || verdict=FAILED
+	[ $verdict = ok ] || failed="$failed $module"
+	echo "== module $module: $verdict, $(($(date +%s) - began)) s"
+done
+if [ -n "$failed" ]; then
+	echo "FAILED:$failed" >&2
+	exit 1
+fi
