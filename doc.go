@@ -28,11 +28,13 @@
 //
 // # What is guaranteed
 //
-//   - A connection for writing leads to a node whose last probe, at most CheckInterval + CheckTimeout ago, reported
-//     transaction_read_only off, and whose timeline is the highest that was ever seen.
+//   - A connection for writing leads to a node whose last probe reported transaction_read_only off, and whose timeline is
+//     the highest that was ever seen. While this process runs, that probe is at most CheckInterval (and its 10 %) plus
+//     CheckTimeout old.
 //   - Once a newer master was seen, an older one gets no write and no read until it has rejoined, not even if the newer
 //     one vanishes again; its connections are cut at once with a [*NodeDownError].
-//   - An acquire fails only when its own budget ends, with a [*NoNodeError] that says what every node looked like.
+//   - Acquires do not fail because of the state of nodes before their budget ends, and then with a [*NoNodeError] that says
+//     what every node looked like.
 //   - One hung node delays nothing but itself. A full pool, a slow query or a burst of SQL errors demotes nobody.
 //   - No password is in any error, log entry, hook or Stat.
 //
@@ -41,6 +43,8 @@
 //   - A master that was superseded without this process having seen the new one yet is taken for the master: nobody on
 //     the client's side can know. Ask your failover manager to fence (Patroni does, with a watchdog), or use synchronous
 //     replication, under which such a write is not acknowledged.
+//   - A process that was stopped itself (SIGSTOP, a suspended machine) knows what it knew before, for the moment until its
+//     monitors have asked again.
 //   - A statement that was in flight when its connection ended may or may not have taken effect, and is not repeated.
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.

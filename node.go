@@ -101,7 +101,7 @@ type NodeState struct {
 	Since time.Time
 
 	// Report is the node's last good answer, and ReportedAt when the probe that fetched it was sent. Zero if there was
-	// none yet. While Status is StatusUp it is at most CheckInterval + CheckTimeout old.
+	// none yet. While Status is StatusUp it is at most CheckInterval, 10 % of it, and CheckTimeout old.
 	Report     Report
 	ReportedAt time.Time
 	// CheckedAt is when the last finished probe was sent, whether answered or not.
