@@ -66,8 +66,8 @@ type Config struct {
 	// to 1.
 	MasterAsReplicaWeight float64
 
-	// MaxReplicaLag leaves out replicas that are known to be further behind than this. The default, 0, allows any
-	// lag. It is measured by probes, so it is as exact as CheckInterval.
+	// MaxReplicaLag leaves out replicas that are further behind than this, or whose lag is unknown. The default, 0,
+	// allows any lag. It is measured by probes, so it is as exact as CheckInterval.
 	MaxReplicaLag time.Duration
 
 	// MultiMaster trusts every writable node, for products in which several nodes accept writes at once. The

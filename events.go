@@ -24,6 +24,9 @@ type Hooks struct {
 // only queues.
 func (pm *PoolManager) announce(prev, next *Snapshot) {
 	for i := range next.nodes {
+		if n := next.nodes[i]; n.probe != prev.nodes[i].probe && pm.log.Core().Enabled(zap.DebugLevel) {
+			pm.events.add(func() { pm.probed(n) })
+		}
 		if old, new := prev.nodes[i], next.nodes[i]; old.Role != new.Role || old.Status != new.Status {
 			pm.events.add(func() { pm.nodeChanged(old, new) })
 		}
@@ -55,6 +58,12 @@ func (s *Snapshot) master() NodeState {
 		return s.nodes[s.incumbent]
 	}
 	return NodeState{}
+}
+
+func (pm *PoolManager) probed(n NodeState) {
+	pm.log.Debug("probe", zap.String("node", n.Name), zap.Stringer("status", n.Status), zap.Stringer("role", n.Role),
+		zap.Uint32("timeline", n.Report.Timeline), zap.Stringer("lsn", n.Report.LSN), zap.Duration("latency", n.Latency),
+		zap.Error(n.Cause))
 }
 
 func (pm *PoolManager) nodeChanged(old, new NodeState) {

@@ -40,7 +40,8 @@ func WithMasterAsReplicaWeight(weight float64) RouteOption {
 	return func(w *want) { w.masterWeight = min(weight, 1) }
 }
 
-// WithMaxLag leaves out replicas known to be further behind than d, instead of [Config.MaxReplicaLag]; 0 allows any lag.
+// WithMaxLag leaves out replicas further behind than d, or of unknown lag, instead of [Config.MaxReplicaLag]; 0 allows any
+// lag.
 func WithMaxLag(d time.Duration) RouteOption {
 	return func(w *want) { w.maxLag = max(d, 0) }
 }
