@@ -140,7 +140,7 @@ func TestSilentNodeIsDownAfterDownTimeoutAndCut(t *testing.T) {
 		if !ok || down.Node != "pg1:5432" || down.Status != StatusDown || !errors.Is(err, errUnanswered) {
 			t.Errorf("the statement ended with %v", err)
 		}
-		if took := time.Since(began); took < DefaultDownTimeout || took > DefaultDownTimeout+DefaultCheckInterval*11/10 {
+		if took := time.Since(began); took < DefaultDownTimeout || took > DefaultDownTimeout+DefaultCheckInterval*11/10+cutGrace {
 			t.Errorf("it took %v", took)
 		}
 		c.Node("pg1").Heal()

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -250,22 +252,22 @@ func (n *nodePool) retire() {
 	n.service.Swap(newService()).end(&retiredError{n.name})
 }
 
-// sever shuts the node off: no more dials, and none of its idle connections is lent. cut ends those in use.
-func (n *nodePool) sever(reason *NodeDownError) {
+// sever shuts the node off: no more dials, and none of its idle connections is lent. It returns what ends those in use.
+func (n *nodePool) sever(reason *NodeDownError) (cut func()) {
 	n.severed.Store(reason)
 	n.pool.Reset()
+	return n.cutter(reason)
 }
 
-// cut ends every open socket. Their owners' operations fail with reason.
-func (n *nodePool) cut(reason error) {
+// cutter returns a function that ends the sockets that are open now. Their owners' operations fail with reason.
+func (n *nodePool) cutter(reason error) func() {
 	n.mu.Lock()
-	open := make([]*socket, 0, len(n.sockets))
-	for s := range n.sockets {
-		open = append(open, s)
-	}
-	n.mu.Unlock()
-	for _, s := range open {
-		s.cut(reason)
+	defer n.mu.Unlock()
+	open := slices.Collect(maps.Keys(n.sockets))
+	return func() {
+		for _, s := range open {
+			s.cut(reason)
+		}
 	}
 }
 

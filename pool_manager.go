@@ -248,9 +248,18 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		p.traffic.view(new)
 		switch severed := new.Status.severed(); {
 		case severed && changed:
-			reason := &NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause}
-			p.sever(reason)
-			pm.running.Go(func() { p.cut(reason) }) // closing a socket of the user's making may take its time
+			cut := p.sever(&NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause})
+			grace := time.Duration(0)
+			if new.Status == StatusDown {
+				grace = cutGrace
+			}
+			pm.running.Go(func() { // closing a socket of the user's making may take its time
+				select {
+				case <-time.After(grace):
+				case <-pm.cluster.done:
+				}
+				cut()
+			})
 		case !severed && old.Status.severed():
 			p.restore()
 		case restarted(old, new):
@@ -272,6 +281,10 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 	}
 	pm.announce(prev, next)
 }
+
+// cutGrace is how long the connections to a node that is down are left to end by themselves. What the server sent before
+// it went, an acknowledgement perhaps, may still be on its way to the reader.
+const cutGrace = 100 * time.Millisecond
 
 func restarted(old, new *NodeState) bool {
 	return !old.Report.StartTime.IsZero() && !new.Report.StartTime.IsZero() && !old.Report.StartTime.Equal(new.Report.StartTime)
@@ -302,7 +315,7 @@ func (pm *PoolManager) Close(ctx context.Context) error {
 	inUse := 0
 	for _, p := range pm.pools {
 		inUse += int(p.pool.Stat().AcquiredConns())
-		p.cut(ErrClosed)
+		p.cutter(ErrClosed)()
 	}
 	if inUse == 0 {
 		return fmt.Errorf("hasql: Close ended before a Checker, a hook or a server did: %w", context.Cause(ctx))

@@ -147,9 +147,12 @@ func (n *NodeState) absorb(o observation) {
 	}
 	n.Report, n.ReportedAt = report, o.sent
 	took := max(o.at.Sub(o.sent), 1)
-	if n.Latency == 0 {
+	switch {
+	case n.Latency == 0:
 		n.Latency = took
-	} else {
+	case took < n.Latency: // down at once: the first probe of a connection has catalogues to load
+		n.Latency = took + (n.Latency-took)/4
+	default:
 		n.Latency += (took - n.Latency) / 4
 	}
 }

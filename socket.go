@@ -34,7 +34,7 @@ func (s *socket) Read(b []byte) (int, error) {
 	if reason := s.reason.Load(); reason == nil {
 		s.lost(err)
 	} else if err = *reason; !s.told.Swap(true) {
-		err = &cutError{err}
+		err = &cutError{reason: err}
 	}
 	return n, err
 }
@@ -64,13 +64,17 @@ func (s *socket) lost(err error) {
 
 // cutError is the first thing that a reader of a cut socket learns. pgx peeks at the beginning of an answer, drops the
 // error of that, and then knows no more than "conn closed" (which it takes for safe to retry, though the statement was
-// sent). Only after a timeout does it ask again, and so gets to see the reason.
-type cutError struct{ reason error }
+// sent). Only after a timeout does it read again, and so gets to see the reason. So this is a timeout to whoever asks
+// first, which is the peek, and none to who asks next, who would take it for the end of the caller's context.
+type cutError struct {
+	reason error
+	asked  atomic.Bool
+}
 
-func (e *cutError) Error() string { return e.reason.Error() }
-func (e *cutError) Unwrap() error { return e.reason }
-func (*cutError) Timeout() bool   { return true }
-func (*cutError) Temporary() bool { return true } // so that crypto/tls does not keep it for ever
+func (e *cutError) Error() string   { return e.reason.Error() }
+func (e *cutError) Unwrap() error   { return e.reason }
+func (e *cutError) Timeout() bool   { return !e.asked.Swap(true) }
+func (e *cutError) Temporary() bool { return true } // so that crypto/tls does not keep it for ever
 
 func (s *socket) Close() error {
 	s.pool.mu.Lock()
