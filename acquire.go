@@ -124,7 +124,7 @@ func (r *Route) wait(ctx context.Context) (conn *pgxpool.Conn, err error) {
 		case is[*lostConnError](err):
 			r.pm.hint(c.index)
 		case isDialError(err):
-			failed[c.index], tried[c.Name] = err, err
+			failed[c.index], tried[c.Name] = err, redacted(err)
 			r.pm.hint(c.index)
 		default:
 			return nil, err // of a hook of the user's

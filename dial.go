@@ -53,7 +53,7 @@ func (g *dialGate) leave(err error) {
 	defer g.mu.Unlock()
 	g.backoff = min(max(2*g.backoff, minDialBackoff), maxDialBackoff)
 	g.retryAt = time.Now().Add(jittered(g.backoff))
-	g.refusal = err
+	g.refusal = redacted(err)
 }
 
 // enterDial lets a connection attempt in, or says why there shall be none now. dialTracer is its end.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 var (
@@ -84,3 +86,18 @@ func (e *NodeDownError) Error() string {
 
 // Unwrap returns the cause.
 func (e *NodeDownError) Unwrap() error { return e.Cause }
+
+// connectError stands for pgx's error of a failed connection. That carries the whole configuration, with its password,
+// for whoever encodes the error by reflection; this has only what happened.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string { return oneLine(e.err.Error()) }
+func (e *connectError) Unwrap() error { return e.err }
+
+// redacted returns err without a configuration in it.
+func redacted(err error) error {
+	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return &connectError{connect.Unwrap()}
+	}
+	return err
+}

@@ -225,7 +225,7 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 		m.send(observation{sent: a.sent, report: &a.report})
 		return false
 	}
-	o := observation{sent: started, cause: a.err}
+	o := observation{sent: started, cause: redacted(a.err)}
 	switch {
 	case is[*hookError](a.err):
 		o.status = StatusSuspect // the node wasn't even asked

@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -519,7 +520,14 @@ func TestNoPasswordIsTold(t *testing.T) {
 				t.Errorf("%v does not say %q", err, part)
 			}
 		}
-		texts := append(states, fmt.Sprint(err), fmt.Sprintf("%+v", pm.Stat()))
+		texts := append(states, fmt.Sprint(err), fmt.Sprintf("%+v", pm.Stat()), fmt.Sprintf("%#v", pm.Stat()))
+		for _, value := range []any{pm.Stat(), err} { // as loggers encode what they do not know
+			text, err := json.Marshal(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts = append(texts, string(text))
+		}
 		for _, entry := range logs.All() {
 			texts = append(texts, fmt.Sprint(entry.Message, entry.ContextMap()))
 		}
