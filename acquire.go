@@ -20,7 +20,8 @@ type table struct {
 // like, and errors of the user's own pool hooks. A hook such as PrepareConn may run for connections of several nodes.
 func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	t := r.current()
-	if c := r.pick(&t.choice); c != nil {
+	c := r.pick(&t.choice)
+	if c != nil {
 		if conn := r.pm.pools[c.index].tryBorrow(ctx); conn != nil {
 			if r.pm.cluster.snapshot() == t.snapshot || r.fits(c) {
 				c.load.acquires[r.want.target].Add(1)
@@ -29,7 +30,7 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 			conn.Release() // the node changed under us
 		}
 	}
-	return r.wait(ctx)
+	return r.wait(ctx, t.snapshot, c)
 }
 
 // current returns the candidates as of the current snapshot. The first acquire that sees a new one finds them for all.
@@ -77,8 +78,9 @@ func (r *Route) fits(c *Candidate) bool {
 	return n.Status == StatusUp && n.Role == c.Role && (n.Role == RoleMaster || r.want.fresh(n))
 }
 
-// wait acquires where there is something to wait for: a node, a place in a pool, a dial.
-func (r *Route) wait(ctx context.Context) (conn *pgxpool.Conn, err error) {
+// wait acquires where there is something to wait for: a node, a place in a pool, a dial. It begins with the node that was
+// picked already, if the view is still the same: to pick again would skip every other turn of a policy that takes turns.
+func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate) (conn *pgxpool.Conn, err error) {
 	started := time.Now()
 	if limit := r.pm.config.AcquireTimeout; limit > 0 {
 		var cancel context.CancelFunc
@@ -101,7 +103,10 @@ func (r *Route) wait(ctx context.Context) (conn *pgxpool.Conn, err error) {
 		if len(failed) > 0 {
 			choice = t.snapshot.candidates(&r.want, failed)
 		}
-		c := r.pick(&choice)
+		c := first
+		if first = nil; c == nil || t.snapshot != picked {
+			c = r.pick(&choice)
+		}
 		if c == nil {
 			if r.pause(ctx, t.snapshot, len(failed) > 0, round) {
 				round++

@@ -81,10 +81,13 @@ func (n *nodePool) noDial() error {
 }
 
 // dial opens a socket that cut can end. It also serves the cancel requests that pgx sends when it gives up a
-// connection: to a node that is severed they fail at once instead of hanging for seconds and holding a slot.
+// connection: to a node that is not up they fail at once instead of hanging for seconds and holding a slot.
 func (n *nodePool) dial(ctx context.Context, attempt *dialTracer, dial dialFunc, network, addr string) (net.Conn, error) {
 	if down := n.severed.Load(); down != nil {
 		return nil, down
+	}
+	if attempt.over.Load() && !n.traffic.usable() {
+		return nil, net.ErrClosed // a cancel request to a node that hangs
 	}
 	conn, err := dial(ctx, network, addr)
 	if err != nil {

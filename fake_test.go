@@ -86,12 +86,14 @@ func open(t *testing.T, c *pgfake.Cluster, edit ...func(*Config)) *PoolManager {
 	return pm
 }
 
-// ready waits for all three nodes.
+// ready waits for all three nodes, and until the end of a connection is noticed at once: one that has just begun may be
+// one of a node that ends them all.
 func ready(t *testing.T, pm *PoolManager) {
 	t.Helper()
 	if err := pm.Ready(t.Context(), 1, 2); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(DefaultRecoveryInterval)
 }
 
 // nodeOf returns the name of the node that conn leads to.

@@ -32,13 +32,14 @@ type monitor struct {
 	wishes        chan struct{} // capacity 1: somebody waits for a probe
 	hints         chan struct{} // capacity 1: something seen elsewhere suggests a probe
 
-	conn      *pgx.Conn
-	dialing   atomic.Bool
-	probes    atomic.Uint64 // begun
-	askedAt   time.Time     // when the last probe began
-	lostAt    time.Time     // when a connection ended last
-	suspectAt time.Time     // since when the node gives no sign of life, zero if it does
-	preparing atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
+	conn        *pgx.Conn
+	dialing     atomic.Bool
+	probes      atomic.Uint64 // begun
+	asking      atomic.Bool   // whether the last of them is under way
+	askedAt     time.Time     // when the last probe began
+	connectedAt time.Time     // when the connection was made
+	suspectAt   time.Time     // since when the node gives no sign of life, zero if it does
+	preparing   atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
 
 	hinted   bool          // whether the last probe was suggested by a hint
 	patience time.Duration // between two probes for hints: longer while they show nothing new
@@ -118,6 +119,8 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	started := time.Now()
 	m.askedAt = started
 	m.probes.Add(1)
+	m.asking.Store(true)
+	defer m.asking.Store(false)
 	ask, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	answers := make(chan answer, 1)
@@ -193,6 +196,7 @@ func (m *monitor) connect(ctx context.Context) (err error) {
 	}
 	m.dialing.Store(true)
 	defer m.dialing.Store(false)
+	m.connectedAt = time.Now()
 	m.conn, err = pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		m.conn = nil
@@ -257,10 +261,11 @@ func (m *monitor) send(o observation) {
 // silent is the status of a node that gives no sign of life: suspect at first, down DownTimeout after the question that
 // began it. While a hook of the user's runs the silence is not the node's.
 func (m *monitor) silent() Status {
-	switch {
-	case m.preparing.Load():
+	if m.preparing.Load() {
+		m.suspectAt = time.Time{}
 		return StatusSuspect
-	case m.suspectAt.IsZero():
+	}
+	if m.suspectAt.IsZero() {
 		m.suspectAt = time.Now()
 	}
 	if time.Since(m.suspectAt) >= m.downTimeout-m.checkTimeout {
@@ -324,8 +329,7 @@ func (m *monitor) rest(ctx context.Context) {
 		case <-ctx.Done():
 		case <-ended:
 			ended = nil
-			due = time.After(m.minInterval - time.Since(m.lostAt)) // at once, unless every connection ends
-			m.lostAt = time.Now()
+			due = time.After(m.minInterval - time.Since(m.connectedAt)) // at once, unless every connection ends so
 			continue
 		}
 		return

@@ -139,6 +139,9 @@ func (n *nodePool) pooled(c *pgx.Conn) {
 func (n *nodePool) unpooled(c *pgx.Conn) {
 	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok {
 		s.unpooled()
+		if !n.traffic.usable() {
+			s.cut(net.ErrClosed) // see givenUp
+		}
 	}
 }
 
@@ -252,22 +255,29 @@ func (n *nodePool) retire() {
 	n.service.Swap(newService()).end(&retiredError{n.name})
 }
 
-// sever shuts the node off: no more dials, and none of its idle connections is lent. It returns what ends those in use.
-func (n *nodePool) sever(reason *NodeDownError) (cut func()) {
+// sever shuts the node off: no more dials, and none of its idle connections is lent. It returns the sockets to cut.
+func (n *nodePool) sever(reason *NodeDownError) []*socket {
 	n.severed.Store(reason)
 	n.pool.Reset()
-	return n.cutter(reason)
+	return n.open()
 }
 
-// cutter returns a function that ends the sockets that are open now. Their owners' operations fail with reason.
-func (n *nodePool) cutter(reason error) func() {
+// open returns the sockets that are open now.
+func (n *nodePool) open() []*socket {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	open := slices.Collect(maps.Keys(n.sockets))
-	return func() {
-		for _, s := range open {
-			s.cut(reason)
-		}
+	return slices.Collect(maps.Keys(n.sockets))
+}
+
+// givenUp returns those of them that nobody uses any more, but for pgx, which is draining them or has asked the server to
+// cancel what ran on them. A node that hangs would keep that up for 15 s, and with it places in the pool.
+func (n *nodePool) givenUp() []*socket {
+	return slices.DeleteFunc(n.open(), func(s *socket) bool { return s.pooled.Load() })
+}
+
+func cut(sockets []*socket, reason error) {
+	for _, s := range sockets {
+		s.cut(reason)
 	}
 }
 

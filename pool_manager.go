@@ -3,6 +3,7 @@ package hasql
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -179,18 +180,20 @@ func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
 }
 
 // WaitNextCheck blocks until every node has been probed, successfully or not, by a probe that began after the call, or
-// until ctx ends. It asks the monitors for these probes; calls at the same time share them. A node that hangs counts as
-// probed once it is found not to answer: after CheckTimeout, or after DownTimeout and that if the call finds it hanging.
+// until ctx ends. It asks the monitors for these probes; calls at the same time share them. A node that does not answer
+// counts as probed after CheckTimeout, and at once if that has been found out before the call and it is still being asked.
 // Errors are [ErrClosed] and [*NoNodeError].
 func (pm *PoolManager) WaitNextCheck(ctx context.Context) error {
-	begun := make([]uint64, len(pm.monitors))
+	begun, hung := make([]uint64, len(pm.monitors)), make([]bool, len(pm.monitors))
+	s := pm.cluster.snapshot()
 	for i, m := range pm.monitors {
 		begun[i] = m.probes.Load()
+		hung[i] = m.asking.Load() && s.nodes[i].probe == begun[i]
 	}
 	pm.wishAll()
 	return pm.await(ctx, "full round of probes", func(s *Snapshot) bool {
 		for i := range s.nodes {
-			if s.nodes[i].probe <= begun[i] {
+			if s.nodes[i].probe <= begun[i] && !hung[i] {
 				return false
 			}
 		}
@@ -248,18 +251,12 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		p.traffic.view(new)
 		switch severed := new.Status.severed(); {
 		case severed && changed:
-			cut := p.sever(&NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause})
+			reason := &NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause}
 			grace := time.Duration(0)
 			if new.Status == StatusDown {
 				grace = cutGrace
 			}
-			pm.running.Go(func() { // closing a socket of the user's making may take its time
-				select {
-				case <-time.After(grace):
-				case <-pm.cluster.done:
-				}
-				cut()
-			})
+			pm.cutAfter(grace, p.sever(reason), reason)
 		case !severed && old.Status.severed():
 			p.restore()
 		case restarted(old, new):
@@ -267,6 +264,9 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		}
 		if changed || next.closed {
 			p.retire()
+		}
+		if (changed || next.closed) && new.Status != StatusUp {
+			pm.cutAfter(0, p.givenUp(), net.ErrClosed)
 		}
 		if changed && new.Status == StatusUp && old.Status != StatusUp && p.atLeast > 0 {
 			p.filling.Add(1)
@@ -285,6 +285,23 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 // cutGrace is how long the connections to a node that is down are left to end by themselves. What the server sent before
 // it went, an acknowledgement perhaps, may still be on its way to the reader.
 const cutGrace = 100 * time.Millisecond
+
+// cutAfter cuts sockets after a while, or when the cluster is closed. It does not wait itself, nor for the sockets: to
+// close one of the user's making may take its time.
+func (pm *PoolManager) cutAfter(grace time.Duration, sockets []*socket, reason error) {
+	if len(sockets) == 0 {
+		return
+	}
+	pm.running.Go(func() {
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-pm.cluster.done:
+		}
+		cut(sockets, reason)
+	})
+}
 
 func restarted(old, new *NodeState) bool {
 	return !old.Report.StartTime.IsZero() && !new.Report.StartTime.IsZero() && !old.Report.StartTime.Equal(new.Report.StartTime)
@@ -312,10 +329,15 @@ func (pm *PoolManager) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
+	select {
+	case <-pm.pooled: // both are true, and this is the better news
+		return nil
+	default:
+	}
 	inUse := 0
 	for _, p := range pm.pools {
-		inUse += int(p.pool.Stat().AcquiredConns())
-		p.cutter(ErrClosed)()
+		inUse += p.load.inUse()
+		cut(p.open(), ErrClosed)
 	}
 	if inUse == 0 {
 		return fmt.Errorf("hasql: Close ended before a Checker, a hook or a server did: %w", context.Cause(ctx))

@@ -271,6 +271,7 @@ func TestCloseEndsEverything(t *testing.T) {
 		if err := pm.WaitNextCheck(t.Context()); !errors.Is(err, ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
+		synctest.Wait() // for the servers to notice
 		for _, n := range c.Nodes() {
 			if n.Conns() != 0 {
 				t.Errorf("%s has %d connections", n.Name(), n.Conns())

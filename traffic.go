@@ -42,6 +42,9 @@ func (t *traffic) view(n *NodeState) {
 	t.pooled.Store(n.Report.Pooler)
 }
 
+// usable reports whether the node is up, as far as the view goes.
+func (t *traffic) usable() bool { return Role(t.role.Load()) != RoleUnknown }
+
 // listen adds to the handlers of a pool's connections, which keep their own say.
 func (t *traffic) listen(config *pgx.ConnConfig) {
 	onError, onNotice := config.OnPgError, config.OnNotice

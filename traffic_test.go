@@ -57,10 +57,12 @@ func TestSilenceUnderTrafficAsksForAProbe(t *testing.T) {
 		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Hour })
 		ready(t, pm)
 		conn := acquire(t, pm.AcquireMaster)
-		defer conn.Release()
 		c.Node("pg1").Freeze()
 		frozen := time.Now()
-		go func() { _, _ = conn.Exec(t.Context(), "write x") }()
+		go func() {
+			defer conn.Release()
+			_, _ = conn.Exec(t.Context(), "write x")
+		}()
 		at(300*time.Millisecond, c.Node("pg2").Promote)
 		time.Sleep(silence * 3 / 2) // until the probe is out: an acquire before would take an idle connection of pg1's
 		time.Sleep(DefaultCheckTimeout)

@@ -1,0 +1,158 @@
+package integration
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/pgcluster"
+)
+
+// writers insert numbers through the master for as long as a test likes, and remember which were acknowledged.
+type writers struct {
+	t    testing.TB
+	m    *manager
+	stop context.CancelFunc
+	all  sync.WaitGroup
+	next atomic.Int64
+	tick chan struct{} // capacity 1: some writer got on
+	acks []atomic.Int64
+
+	mu       sync.Mutex
+	acked    []int64
+	failures []failure
+}
+
+type failure struct {
+	node string // "": no connection was got
+	err  error
+}
+
+const createWrites = "create table if not exists writes (id bigint primary key)"
+
+func startWriters(t testing.TB, m *manager, n int) *writers {
+	t.Helper()
+	if _, err := m.Master().Exec(testContext(t), createWrites); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(testContext(t))
+	w := &writers{t: t, m: m, stop: stop, tick: make(chan struct{}, 1), acks: make([]atomic.Int64, n)}
+	t.Cleanup(func() {
+		stop()
+		w.all.Wait()
+	})
+	for i := range n {
+		w.all.Go(func() {
+			for ctx.Err() == nil {
+				if w.write(ctx) {
+					w.acks[i].Add(1)
+				}
+				select {
+				case w.tick <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	return w
+}
+
+func (w *writers) write(ctx context.Context) bool {
+	id := w.next.Add(1)
+	conn, err := w.m.AcquireMaster(ctx)
+	node := ""
+	if err == nil {
+		node = nodeOf(conn)
+		_, err = conn.Exec(ctx, "insert into writes values ($1)", id)
+		conn.Release()
+	}
+	if ctx.Err() != nil {
+		return false // the end of the test, not a failure; the row may be there or not
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.failures = append(w.failures, failure{node, err})
+		return false
+	}
+	w.acked = append(w.acked, id)
+	return true
+}
+
+// progress waits until every writer has got n more acknowledgements.
+func (w *writers) progress(n int64) {
+	w.t.Helper()
+	ctx := testContext(w.t)
+	goals := make([]int64, len(w.acks))
+	for i := range w.acks {
+		goals[i] = w.acks[i].Load() + n
+	}
+	for {
+		done := true
+		for i := range w.acks {
+			done = done && w.acks[i].Load() >= goals[i]
+		}
+		if done {
+			return
+		}
+		select {
+		case <-w.tick:
+		case <-ctx.Done():
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.t.Fatalf("writers are stuck; failures: %v; nodes: %v", w.failures, describe(w.m.Snapshot()))
+		}
+	}
+}
+
+// end stops the writers and checks that they failed only in flight on the nodes given, and that every acknowledged row
+// is on master.
+func (w *writers) end(master *pgcluster.Node, mayFail ...*pgcluster.Node) {
+	w.t.Helper()
+	w.stop()
+	w.all.Wait()
+	for _, f := range w.failures {
+		if !slices.ContainsFunc(mayFail, func(n *pgcluster.Node) bool { return n.Addr() == f.node }) {
+			w.t.Errorf("a write failed on %q: %v", f.node, f.err)
+		}
+		if strings.Contains(f.err.Error(), "25006") {
+			w.t.Errorf("a write reached a read-only server: %v", f.err)
+		}
+	}
+	w.contained(master)
+	w.m.idle()
+}
+
+// contained checks that every acknowledged row is on n.
+func (w *writers) contained(n *pgcluster.Node) {
+	w.t.Helper()
+	lost := scan[int](w.t, connect(w.t, n), "select count(*) from unnest($1::bigint[]) as id where id not in (select id from writes)", w.acked)
+	if lost > 0 {
+		w.t.Errorf("%d of %d acknowledged writes are not on %s", lost, len(w.acked), n.Addr())
+	}
+	w.t.Logf("%d writes acknowledged, %d failed", len(w.acked), len(w.failures))
+}
+
+// awaitRead reads until n serves a read.
+func awaitRead(t testing.TB, m *manager, route *hasql.Route, n *pgcluster.Node) {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		conn, err := route.Acquire(ctx)
+		if err != nil {
+			t.Fatalf("no read got to %s: %v", n.Addr(), err)
+		}
+		served := nodeOf(conn)
+		if served == n.Addr() {
+			served = servedBy(t, conn)
+		}
+		conn.Release()
+		if served == n.Addr() {
+			return
+		}
+	}
+}

@@ -1,0 +1,418 @@
+package hasql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pghasql/hasql/internal/pgfake"
+)
+
+// failProbe makes every node answer a probe statement with the error that fail returns, else as usual.
+func failProbe(c *pgfake.Cluster, sql string, fail func(*pgfake.Session) error) {
+	columns := []pgfake.Column{
+		pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("timeline"), pgfake.Int8("lsn"),
+		pgfake.Int8("delay"), pgfake.Int8("system_identifier"), pgfake.Int8("start"), pgfake.Int8("pid"),
+	}
+	if sql == stateProbe {
+		columns = columns[:5]
+	}
+	c.Handle(sql, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+		if err := fail(s); err != nil {
+			return nil, err
+		}
+		result, err := answerProbe(s, args)
+		if err != nil {
+			return nil, err
+		}
+		return pgfake.Row(result.Rows[0][:len(columns)]...), nil
+	}, columns...)
+}
+
+// failing fails so many times on one node.
+func failing(node, code string, times int64) func(*pgfake.Session) error {
+	var left atomic.Int64
+	left.Store(times)
+	return func(s *pgfake.Session) error {
+		if s.Node().Name() == node && left.Add(-1) >= 0 {
+			return pgfake.Errorf(code, "an error of the probe's")
+		}
+		return nil
+	}
+}
+
+const forEver = 1 << 40
+
+// monitorPID is the backend of a node's monitor, which was there first.
+func monitorPID(c *pgfake.Cluster, node string) uint32 { return c.Node(node).PIDs()[0] }
+
+func TestSupersededMasterStaysStaleWhateverItLeavesUnsaid(t *testing.T) {
+	for _, test := range []struct {
+		code  string
+		times int64
+	}{{"57014", 1}, {"53200", 1}, {"53200", forEver}, {"42501", forEver}} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var mu sync.Mutex
+			was := make(map[Status]bool)
+			pm := open(t, c, func(config *Config) {
+				config.Hooks.NodeChanged = func(_, new NodeState) {
+					mu.Lock()
+					defer mu.Unlock()
+					if new.Name == "pg1:5432" {
+						was[new.Status] = true
+					}
+				}
+			})
+			ready(t, pm)
+			c.Node("pg2").Promote()
+			if err := pm.WaitNextCheck(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if s := status(pm, "pg1"); s != StatusStale {
+				t.Fatalf("pg1 is %s", s)
+			}
+			mu.Lock()
+			clear(was)
+			mu.Unlock()
+			failProbe(c, fullProbe, failing("pg1", test.code, test.times))
+			c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+			c.Node("pg2").Freeze()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if _, err := pm.Master().Exec(ctx, "write lost"); err == nil {
+				t.Errorf("%s: a write was let through", test.code)
+			}
+			if log := c.Node("pg1").Log(); len(log) > 0 {
+				t.Errorf("%s: the superseded master took %v", test.code, log)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if was[StatusUp] {
+				t.Errorf("%s: the superseded master was up", test.code)
+			}
+			c.Node("pg2").Thaw()
+		})
+	}
+}
+
+func TestProbeThatFailedOnceIsAskedInFullAgain(t *testing.T) {
+	for _, code := range []string{"57014", "53200"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c)
+			ready(t, pm)
+			failProbe(c, fullProbe, failing("pg1", code, 1))
+			c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+			time.Sleep(3 * time.Second)
+			n := pm.Stat().Nodes[0]
+			if n.Role != RoleMaster || n.Report.Timeline != 1 || n.Report.Limited != nil || c.Node("pg1").QueryCount(basicProbe) > 0 {
+				t.Errorf("%s: %+v", code, n.NodeState)
+			}
+		})
+	}
+}
+
+func TestServerThatRefusesTheStateProbeKeepsItsRole(t *testing.T) {
+	for _, test := range []struct {
+		code    string
+		times   int64
+		also    int64 // fullProbe on a new connection
+		limited bool
+	}{{"42501", 1, 0, false}, {"26000", 1, 0, false}, {"42501", forEver, 0, false}, {"26000", forEver, 0, false}, {"42501", forEver, forEver, true}} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c)
+			ready(t, pm)
+			failProbe(c, stateProbe, failing("pg1", test.code, test.times))
+			failProbe(c, fullProbe, failing("pg1", test.code, test.also))
+			before := c.Node("pg1").QueryCount(fullProbe)
+			for range 20 {
+				time.Sleep(time.Second)
+				if s := status(pm, "pg1"); s != StatusUp {
+					t.Fatalf("%+v: pg1 is %s", test, s)
+				}
+			}
+			n := pm.Stat().Nodes[0]
+			if n.Role != RoleMaster || (n.Report.Limited != nil) != test.limited {
+				t.Errorf("%+v: %s as %s, %v", test, n.Status, n.Role, n.Report.Limited)
+			}
+			if asked := c.Node("pg1").QueryCount(fullProbe) - before; asked > 25 || test.times == 1 && asked > 1 {
+				t.Errorf("%+v: asked in full %d times in 20 s", test, asked)
+			}
+		})
+	}
+}
+
+func TestStallShorterThanDownTimeoutNeverCuts(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.CheckInterval = 5 * time.Second })
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		for i := range 20 {
+			time.Sleep(10*time.Second + time.Duration(i)*250*time.Millisecond) // whenever the last probe was
+			c.Node("pg1").Freeze()
+			time.Sleep(DefaultDownTimeout - 50*time.Millisecond)
+			c.Node("pg1").Thaw()
+			if _, err := conn.Exec(t.Context(), "write patient"); err != nil {
+				t.Fatalf("stall %d: %v", i, err)
+			}
+		}
+	})
+}
+
+func TestLossOfTheMonitorsSessionAloneNeverCuts(t *testing.T) {
+	service := errors.New("token service unavailable")
+	for name, prepare := range map[string]func(context.Context) error{
+		"hangs": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"fails": func(context.Context) error { return service },
+		"times out": func(ctx context.Context) error {
+			select {
+			case <-time.After(4250 * time.Millisecond):
+				return service
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		},
+	} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var broken atomic.Bool
+			pm := open(t, c, func(config *Config) {
+				config.Nodes[0].Pool.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
+					if broken.Load() {
+						return prepare(ctx)
+					}
+					return nil
+				}
+			})
+			ready(t, pm)
+			conn := acquire(t, pm.AcquireMaster)
+			defer conn.Release()
+			broken.Store(true)
+			c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+			time.Sleep(20 * time.Second)
+			if s := status(pm, "pg1"); s != StatusSuspect {
+				t.Errorf("the hook %s: pg1 is %s", name, s)
+			}
+			if _, err := conn.Exec(t.Context(), "write x"); err != nil {
+				t.Errorf("the hook %s: %v", name, err)
+			}
+		})
+	}
+}
+
+func TestStallWhileAHookHangsIsNotTheNodes(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var broken atomic.Bool
+		config, err := ParseConfig(c.Node("pg1").DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Nodes[0].Pool.ConnConfig.DialFunc = c.Dial
+		config.Nodes[0].Pool.ConnConfig.LookupFunc = c.Lookup
+		config.Nodes[0].Pool.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
+			if broken.Load() {
+				select {
+				case <-time.After(10 * time.Second):
+				case <-ctx.Done():
+				}
+			}
+			return ctx.Err()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		said, down := 0, false
+		m := newMonitor(0, config, func() time.Duration { return DefaultCheckInterval }, func(o observation) bool {
+			down = down || o.report == nil && o.status == StatusDown
+			if said++; said == 1000 {
+				cancel() // else time would never go on
+			}
+			return true
+		})
+		var running sync.WaitGroup
+		running.Go(func() { m.run(ctx) })
+		time.Sleep(500 * time.Millisecond)
+		c.Node("pg1").Freeze()
+		time.Sleep(DefaultCheckInterval + DefaultCheckTimeout) // it is suspect
+		broken.Store(true)
+		c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+		c.Node("pg1").Latency(450 * time.Millisecond) // so that connecting takes longer than CheckTimeout
+		c.Node("pg1").Thaw()
+		time.Sleep(20 * time.Second)
+		cancel()
+		running.Wait()
+		if said > 100 {
+			t.Errorf("%d observations in 20 s", said)
+		}
+		if down {
+			t.Error("a node that was silent for 1.5 s was given up")
+		}
+	})
+}
+
+func TestCheckerThatFailsWhileTheNodeAnswersNeverCuts(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var broken atomic.Bool
+		pm := open(t, c, func(config *Config) {
+			config.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				report, err := StandardChecker{}.Check(ctx, conn)
+				if broken.Load() {
+					return Report{}, errors.New("what a strange answer")
+				}
+				return report, err
+			})
+		})
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		broken.Store(true)
+		time.Sleep(20 * time.Second)
+		if s := status(pm, "pg1"); s != StatusSuspect {
+			t.Errorf("pg1 is %s", s)
+		}
+		if _, err := conn.Exec(t.Context(), "write x"); err != nil {
+			t.Error(err)
+		}
+		broken.Store(false)
+		ready(t, pm)
+	})
+}
+
+func TestCheckerThatClosesItsConnectionIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var asked atomic.Int64
+		pm := open(t, c, func(config *Config) {
+			config.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				report, err := StandardChecker{}.Check(ctx, conn)
+				if asked.Add(1) < 100_000 { // else time would never go on
+					_ = conn.Close(ctx)
+				}
+				return report, err
+			})
+		})
+		ready(t, pm)
+		before := asked.Load()
+		time.Sleep(10 * time.Second)
+		if n := asked.Load() - before; n > 3*1100 { // of three nodes, one per RecoveryInterval
+			t.Errorf("%d probes in 10 s", n)
+		}
+		ready(t, pm)
+	})
+}
+
+func TestSilenceIsNoticedBesideALongQuery(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Minute })
+		ready(t, pm)
+		long, short := acquire(t, pm.AcquireMaster), acquire(t, pm.AcquireMaster)
+		var running sync.WaitGroup
+		defer running.Wait()
+		running.Go(func() {
+			defer long.Release()
+			_, _ = long.Exec(t.Context(), "select pg_sleep(600)")
+		})
+		time.Sleep(10 * time.Second) // its own silence has been probed
+		c.Node("pg1").Freeze()
+		running.Go(func() {
+			defer short.Release()
+			_, _ = short.Exec(t.Context(), "write x")
+		})
+		time.Sleep(DefaultCheckTimeout + 300*time.Millisecond)
+		if s := status(pm, "pg1"); s != StatusSuspect {
+			t.Errorf("pg1 is %s", s)
+		}
+	})
+}
+
+func TestAtLeastInVainCostsFewProbes(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		before := make(map[string]int)
+		for _, n := range c.Nodes() {
+			before[n.Name()] = asked(n)
+		}
+		_, err := pm.Replica(AtLeast(1 << 40)).Acquire(t.Context())
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		for _, n := range c.Nodes() {
+			if n, name := asked(n)-before[n.Name()], n.Name(); n > 60 {
+				t.Errorf("%d probes of %s in %v", n, name, DefaultAcquireTimeout)
+			}
+		}
+	})
+}
+
+func TestMultiMasterKnowsTheLagAndTellsOfMasters(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var mu sync.Mutex
+		var told []string
+		pm := open(t, c, func(config *Config) {
+			config.MultiMaster = true
+			config.Hooks.MasterChanged = func(old, new NodeState, _ time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, fmt.Sprintf("%s→%s", old.Name, new.Name))
+			}
+		})
+		ready(t, pm)
+		c.Node("pg2").PauseReplay()
+		for range 3 {
+			if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		behind, near := pm.Stat().Nodes[1], pm.Stat().Nodes[2]
+		if !behind.LagKnown || behind.LagBytes != 3*uint64(pgfake.WriteSize) || behind.LagTime < 3*time.Second || behind.LagTime > 6*time.Second {
+			t.Errorf("pg2 is %v and %d bytes behind (%v)", behind.LagTime, behind.LagBytes, behind.LagKnown)
+		}
+		if !near.LagKnown || near.LagBytes != 0 || near.LagTime != 0 {
+			t.Errorf("pg3 is %v and %d bytes behind (%v)", near.LagTime, near.LagBytes, near.LagKnown)
+		}
+		c.Node("pg1").Kill()
+		time.Sleep(time.Second)
+		c.Node("pg3").Promote()
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if got := strings.Join(told, ", "); got != "→pg1:5432, pg1:5432→, pg1:5432→pg3:5432" {
+			t.Errorf("told %s", got)
+		}
+	})
+}
+
+func TestCloseDoesNotWaitForACheckerThatIgnoresItsContext(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var hang atomic.Bool
+		goOn := make(chan struct{})
+		pm := open(t, c, func(config *Config) {
+			config.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				if hang.Load() {
+					<-goOn
+				}
+				return StandardChecker{}.Check(ctx, conn)
+			})
+		})
+		ready(t, pm)
+		hang.Store(true)
+		time.Sleep(2 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		var err error
+		took := timed(func() { err = pm.Close(ctx) })
+		if took != 5*time.Second || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "Checker") {
+			t.Errorf("after %v: %v", took, err)
+		}
+		close(goOn)
+		if err := pm.Close(t.Context()); err != nil {
+			t.Errorf("once the Checker had returned: %v", err)
+		}
+	})
+}
