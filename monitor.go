@@ -120,7 +120,6 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	m.askedAt = started
 	m.probes.Add(1)
 	m.asking.Store(true)
-	defer m.asking.Store(false)
 	ask, giveUp := context.WithCancel(ctx)
 	defer giveUp()
 	answers := make(chan answer, 1)
@@ -132,6 +131,7 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	for {
 		select {
 		case a := <-answers:
+			m.asking.Store(false) // before it is known, see WaitNextCheck
 			return m.conclude(ctx, started, a)
 		case <-timer.C:
 			status := m.silent()

@@ -255,6 +255,32 @@ func TestStallWhileAHookHangsIsNotTheNodes(t *testing.T) {
 	})
 }
 
+func TestSlowHookKeepsNoDeadNodeAlive(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) {
+			config.Nodes[0].Pool.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
+				time.Sleep(600 * time.Millisecond)
+				return nil
+			}
+		})
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+		c.Node("pg1").Cut()
+		var err error
+		took := timed(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err = conn.Exec(ctx, "write lost")
+		})
+		if !is[*NodeDownError](err) || took > DefaultDownTimeout+3*600*time.Millisecond {
+			t.Errorf("after %v: %v", took, err)
+		}
+		c.Node("pg1").Heal()
+	})
+}
+
 func TestCheckerThatFailsWhileTheNodeAnswersNeverCuts(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		var broken atomic.Bool
