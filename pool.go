@@ -58,13 +58,15 @@ func newService() *service {
 // are called as if they were alone.
 func newNodePool(ctx context.Context, node NodeConfig, hint func()) (n *nodePool, err error) {
 	config := node.Pool
+	//lint:ignore SA1019 users may still set the deprecated BeforeAcquire
+	hooked := config.PrepareConn != nil || config.BeforeAcquire != nil || config.AfterRelease != nil
 	n = &nodePool{
 		name:    node.Name,
 		load:    &nodeLoad{limit: int(config.MaxConns)},
 		dials:   dialGate{places: make(chan struct{}, maxDials)},
 		sockets: make(map[*socket]struct{}),
 
-		simple:      config.PrepareConn == nil && config.BeforeAcquire == nil && config.AfterRelease == nil,
+		simple:      !hooked,
 		pingTimeout: config.PingTimeout,
 		atLeast:     int(max(config.MinConns, config.MinIdleConns)),
 	}

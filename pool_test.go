@@ -81,16 +81,20 @@ func TestAcquireTimeoutHoldsAfterABrokenConnectionWasReleased(t *testing.T) {
 	}
 }
 
-// heldPicker picks a node by name and, once armed, stops in the pick of an acquire that has to wait.
+// heldPicker picks a node by name. Once armed it takes its time, until the view is a newer one and the acquire picks once
+// more; that pick is held.
 type heldPicker struct {
 	name    string
-	picks   atomic.Int32 // before the one that is held
+	picks   atomic.Int32 // up to the one that is held
 	chosen  chan struct{}
 	proceed chan struct{}
 }
 
 func (p *heldPicker) Pick(cs []Candidate) int {
-	if p.picks.Add(-1) == 0 {
+	switch p.picks.Add(-1) {
+	case 1:
+		time.Sleep(2 * DefaultCheckInterval)
+	case 0:
 		close(p.chosen)
 		<-p.proceed
 	}
@@ -105,7 +109,7 @@ func TestNodeThatIsLostBetweenPickAndBorrowIsNotWaitedFor(t *testing.T) {
 		for range 4 { // the pool of pg2 is full
 			defer acquire(t, pm.AcquireReplica).Release()
 		}
-		picker.picks.Store(1)
+		picker.picks.Store(2)
 		served := make(chan string)
 		go func() {
 			conn, err := pm.AcquireReplica(t.Context())

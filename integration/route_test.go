@@ -24,7 +24,7 @@ type dbtx interface {
 var (
 	_ dbtx = (*hasql.Route)(nil)
 	_ dbtx = (*pgxpool.Pool)(nil)
-	_ dbtx = (pgx.Tx)(nil)
+	_ dbtx = pgx.Tx(nil)
 )
 
 // queries is what sqlc makes of a file of SQL.

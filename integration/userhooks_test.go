@@ -47,9 +47,11 @@ func (d *diary) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trace
 	d.sql = append(d.sql, data.SQL)
 	return context.WithValue(ctx, d, "query")
 }
+
 func (d *diary) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
 	d.note(fmt.Sprint(ctx.Value(d), " end"))
 }
+
 func (d *diary) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
 	d.note("batch")
 	return ctx

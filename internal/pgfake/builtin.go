@@ -36,8 +36,10 @@ func builtin(text string) *route {
 
 // constants answers statements that have no parts.
 var constants = map[string]*route{
-	"": {described: true, empty: true, anyTime: true,
-		handler: func(*Session, []string) (*Result, error) { return nil, nil }},
+	"": {
+		described: true, empty: true, anyTime: true,
+		handler: func(*Session, []string) (*Result, error) { return nil, nil },
+	},
 	"select 1": value(Int4("?column?"), func(*Session) any { return 1 }),
 	"read":     value(Text("node"), func(s *Session) any { return s.node.name }),
 	"select role": value(Text("role"), func(s *Session) any {
