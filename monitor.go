@@ -40,6 +40,7 @@ type monitor struct {
 	connectedAt time.Time     // when the connection was made
 	suspectAt   time.Time     // since when the node gives no sign of life, zero if it does
 	preparing   atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
+	hooked      atomic.Int64  // nanoseconds that hooks have taken since silent last looked
 
 	hinted   bool          // whether the last probe was suggested by a hint
 	patience time.Duration // between two probes for hints: longer while they show nothing new
@@ -136,13 +137,12 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 		case <-timer.C:
 			status := m.silent()
 			m.send(observation{sent: started, status: status, cause: errUnanswered})
-			switch {
-			case status == StatusDown:
+			if status == StatusDown {
 				giveUp() // and wait for the answer, which now is an error
-			case m.suspectAt.IsZero():
-				timer.Reset(m.checkTimeout)
-			default:
-				timer.Reset(m.downTimeout - m.checkTimeout - time.Since(m.suspectAt))
+			} else if left := m.downTimeout - m.checkTimeout - time.Since(m.suspectAt); left > 0 {
+				timer.Reset(left)
+			} else {
+				timer.Reset(m.checkTimeout) // a hook is running
 			}
 		}
 	}
@@ -187,8 +187,10 @@ func (m *monitor) check(ctx context.Context) (report Report, err error) {
 func (m *monitor) connect(ctx context.Context) (err error) {
 	config := m.config.Copy()
 	if m.prepare != nil {
+		began := time.Now()
 		m.preparing.Store(true)
 		err := m.prepare(ctx, config)
+		m.hooked.Add(int64(time.Since(began)))
 		m.preparing.Store(false)
 		if err != nil {
 			return &hookError{err}
@@ -259,14 +261,16 @@ func (m *monitor) send(o observation) {
 }
 
 // silent is the status of a node that gives no sign of life: suspect at first, down DownTimeout after the question that
-// began it. While a hook of the user's runs the silence is not the node's.
+// began it. While a hook of the user's runs the clock stands still, for the node is not being asked.
 func (m *monitor) silent() Status {
 	if m.preparing.Load() {
-		m.suspectAt = time.Time{}
 		return StatusSuspect
 	}
+	hooked := time.Duration(m.hooked.Swap(0))
 	if m.suspectAt.IsZero() {
 		m.suspectAt = time.Now()
+	} else {
+		m.suspectAt = m.suspectAt.Add(hooked)
 	}
 	if time.Since(m.suspectAt) >= m.downTimeout-m.checkTimeout {
 		return StatusDown
