@@ -276,6 +276,11 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 			p.recount()
 		}
 	}
+	for i := range next.nodes {
+		if n := &next.nodes[i]; n.superseded && !prev.nodes[i].superseded && n.Report.InRecovery {
+			pm.monitors[i].wish() // which may have gone to rest before this was known
+		}
+	}
 	if prev.lostAt.IsZero() && !next.lostAt.IsZero() {
 		pm.wishAll() // the hunt begins now, not when the others are due
 	}
