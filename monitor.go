@@ -108,10 +108,11 @@ func (m *monitor) run(ctx context.Context) {
 
 // answer is what came of one question.
 type answer struct {
-	sent   time.Time // when the question itself was sent, after connecting
-	report Report
-	err    error
-	alive  bool // whether an error came from the Checker in time and left the connection usable
+	sent      time.Time // when the question itself was sent, after connecting
+	report    Report
+	err       error
+	connected bool // whether there was a connection to ask over
+	alive     bool // whether an error came from the Checker in time and left the connection usable
 }
 
 // probe asks the node once and sends what that shows: first, if the answer takes long, that the node is suspect and
@@ -148,29 +149,30 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	}
 }
 
-// ask connects if need be and asks. A connection that turns out to be lost says nothing about the node, so a second
-// connection is tried then.
+// ask connects if need be and asks. A connection that ends says nothing about the node, so another one is tried, and one
+// more, as somebody may be ending all sessions one by one.
 func (m *monitor) ask(ctx context.Context) answer {
-	kept := m.conn != nil
-	a := m.askOnce(ctx)
-	if kept && m.conn == nil && ctx.Err() == nil {
-		a = m.askOnce(ctx)
-	}
-	return a
-}
-
-func (m *monitor) askOnce(ctx context.Context) answer {
-	if m.conn == nil {
-		if err := m.connect(ctx); err != nil {
-			return answer{err: err}
+	for try := 1; ; try++ {
+		a := m.askOnce(ctx)
+		if a.err == nil || m.conn != nil || ctx.Err() != nil || try == 3 || !a.connected && !ended(a.err) {
+			return a
 		}
 	}
-	sent := time.Now()
-	report, err := m.check(ctx)
-	if err != nil && m.conn.IsClosed() {
+}
+
+func (m *monitor) askOnce(ctx context.Context) (a answer) {
+	if m.conn == nil {
+		if a.err = m.connect(ctx); a.err != nil {
+			return a
+		}
+	}
+	a.connected, a.sent = true, time.Now()
+	a.report, a.err = m.check(ctx)
+	if a.err != nil && m.conn.IsClosed() {
 		m.disconnect()
 	}
-	return answer{sent, report, err, err != nil && m.conn != nil && ctx.Err() == nil}
+	a.alive = a.err != nil && m.conn != nil && ctx.Err() == nil
+	return a
 }
 
 // check calls the Checker, which may be the user's: a panic of his must not end the monitor, or the node would keep
@@ -235,11 +237,11 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	switch {
 	case is[*hookError](a.err):
 		o.status = StatusSuspect // the node wasn't even asked
-	case gone(a.err):
+	case !a.connected && gone(a.err):
 		o.status = StatusDown
 	case is[*pgconn.PgError](a.err) || a.alive:
 		m.suspectAt = time.Time{}
-		o.status = StatusSuspect // it refuses us (a wrong password, too many connections), so it is alive
+		o.status = StatusSuspect // it refuses us (a wrong password, too many connections) or ends us, so it is alive
 	default:
 		o.status = m.silent()
 	}
@@ -278,20 +280,28 @@ func (m *monitor) silent() Status {
 	return StatusSuspect
 }
 
-// gone reports whether err proves that no server accepts sessions at the address, in contrast to one that we cannot
-// reach, find or log in to: refused and reset connections, and the codes of shutdown, crash and start-up; see
-// https://www.postgresql.org/docs/current/errcodes-appendix.html, class 57.
+// gone reports whether the error of a connection attempt proves that no server accepts sessions at the address, in contrast
+// to one that we cannot reach, find or log in to: a refused connection, one that ends at once, and the code of start-up
+// and shutdown.
 func gone(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code == "57P01" || pgErr.Code == "57P02" || pgErr.Code == "57P03"
+		return pgErr.Code == "57P03"
 	}
-	for _, proof := range []error{syscall.ECONNREFUSED, syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF} {
-		if errors.Is(err, proof) {
-			return true
-		}
+	if errors.Is(err, syscall.ECONNREFUSED) || ended(err) {
+		return true
 	}
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Net == "unix" && errors.Is(err, syscall.ENOENT) // no socket file
+}
+
+// ended reports whether err is the end of a connection from the other side: by pg_terminate_backend or a shutdown (57P01),
+// by the crash of another session (57P02), or without a word. See class 57 of
+// https://www.postgresql.org/docs/current/errcodes-appendix.html.
+func ended(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code == "57P01" || pgErr.Code == "57P02"
+	}
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // hookError is an error of the user's BeforeConnect, such as a token service that does not answer.

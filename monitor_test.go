@@ -442,3 +442,28 @@ func TestCloseDoesNotWaitForACheckerThatIgnoresItsContext(t *testing.T) {
 		}
 	})
 }
+
+func TestSessionsEndedOneAfterAnotherAreNoDeadNode(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var kills atomic.Int64
+		pm := open(t, c, func(config *Config) {
+			config.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				if conn.Config().Host == "pg1" && kills.Add(-1) >= 0 {
+					c.Node("pg1").Terminate(conn.PgConn().PID())
+				}
+				return StandardChecker{}.Check(ctx, conn)
+			})
+		})
+		ready(t, pm)
+		for n := range int64(6) { // from the one it has to all that it tries, and more
+			kills.Store(n)
+			if err := pm.WaitNextCheck(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if s := status(pm, "pg1"); s == StatusDown {
+				t.Errorf("%d sessions ended one after another, and pg1 is %s", n, s)
+			}
+			ready(t, pm)
+		}
+	})
+}

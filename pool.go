@@ -181,11 +181,11 @@ func (n *nodePool) borrow(ctx context.Context, service *service) (*pgxpool.Conn,
 	conn, err := n.pool.Acquire(ctx)
 	if err != nil {
 		n.load.lent.Add(-1)
-		return nil, cmp.Or(ended(ctx), err)
+		return nil, cmp.Or(retired(ctx), err)
 	}
 	if err := n.prove(ctx, conn); err != nil {
 		conn.Release()
-		return nil, cmp.Or(ended(ctx), err)
+		return nil, cmp.Or(retired(ctx), err)
 	}
 	return conn, nil
 }
@@ -200,8 +200,8 @@ func (s *service) bound(ctx context.Context) (context.Context, context.CancelFun
 	}
 }
 
-// ended returns the retiredError of a bound context that ended because the service did, else nil.
-func ended(ctx context.Context) error {
+// retired returns the retiredError of a bound context that ended because the service did, else nil.
+func retired(ctx context.Context) error {
 	if cause, ok := errors.AsType[*retiredError](context.Cause(ctx)); ok {
 		return cause
 	}
