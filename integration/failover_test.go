@@ -199,9 +199,19 @@ func TestCrashOfABackendIsWaitedFor(t *testing.T) {
 	w := startWriters(t, m, 4)
 	for range 3 {
 		w.progress(10)
-		conn := connect(t, master)
-		must(t, master.KillBackend(int(conn.PgConn().PID())))
-		must(t, conn.Close(ctx))
+		victim, witness := connect(t, master), connect(t, master)
+		must(t, master.KillBackend(int(victim.PgConn().PID())))
+		for witness.PgConn().WaitForNotification(ctx) == nil { // until the server ends every session
+		}
+		must(t, ctx.Err())
+		for {
+			conn, err := master.Conn(ctx)
+			if err == nil {
+				must(t, conn.Close(ctx))
+				break
+			}
+			must(t, ctx.Err()) // it recovers
+		}
 	}
 	w.progress(10)
 	w.end(master, master)

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"strings"
 	"errors"
 	"testing"
 	"time"
@@ -17,7 +18,11 @@ func pauseReplay(t testing.TB, n *pgcluster.Node) (resume func()) {
 	conn := connect(t, n)
 	_, err := conn.Exec(testContext(t), "select pg_wal_replay_pause()")
 	must(t, err)
-	for scan[string](t, conn, "select pg_get_wal_replay_pause_state()") != "paused" {
+	paused := "select pg_get_wal_replay_pause_state() = 'paused'"
+	if strings.HasPrefix(conn.PgConn().ParameterStatus("server_version"), "13.") {
+		paused = "select pg_is_wal_replay_paused()" // asked to, which is all that 13 tells
+	}
+	for !scan[bool](t, conn, paused) {
 	}
 	resume = func() {
 		if _, err := conn.Exec(context.Background(), "select pg_wal_replay_resume()"); err != nil {
