@@ -87,8 +87,8 @@ func (e *NodeDownError) Error() string {
 // Unwrap returns the cause.
 func (e *NodeDownError) Unwrap() error { return e.Cause }
 
-// connectError stands for pgx's error of a failed connection. That carries the whole configuration, with its password,
-// for whoever encodes the error by reflection; this has only what happened.
+// connectError is a connection that could not be made. It stands for pgx's error, which carries the whole configuration,
+// with its password, for whoever encodes the error by reflection; this has only what happened.
 type connectError struct{ err error }
 
 func (e *connectError) Error() string { return oneLine(e.err.Error()) }

@@ -52,10 +52,13 @@ func (l *leak) look(extra int64) int64 {
 	return max(l.least, 0)
 }
 
-// recount compares our count of lent connections with the pool's own.
+// recount compares our count of lent connections with the pool's own. A hijacked connection is not the pool's any more
+// either, so it goes off both counts: what tryBorrow compares stays right.
 func (n *nodePool) recount() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	lent := n.load.lent.Load()
-	n.load.lent.Add(-n.leak.look(lent - n.waiting.Load() - int64(n.pool.Stat().AcquiredConns())))
+	lent, stat := n.load.lent.Load(), n.pool.Stat()
+	hijacked := n.leak.look(lent - n.waiting.Load() - int64(stat.AcquiredConns()+stat.ConstructingConns()))
+	n.load.open.Add(-hijacked)
+	n.load.lent.Add(-hijacked)
 }

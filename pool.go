@@ -108,7 +108,7 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		if after != nil {
 			if err := after(ctx, c); err != nil && c.IsClosed() {
-				return &lostConnError{err} // not the hook's mistake
+				return &connectError{err} // most likely not the hook's mistake
 			} else if err != nil {
 				return err
 			}
@@ -130,8 +130,8 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 
 const socketKey = "hasql: socket"
 
-// pooled and unpooled count the connections that the pool has. One that is about to be destroyed, closed by its user or
-// hijacked no longer is one.
+// pooled and unpooled count the connections that the pool has. One that is about to be destroyed no longer is one. A
+// hijacked one is until recount finds out.
 func (n *nodePool) pooled(c *pgx.Conn) {
 	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok && !s.pooled.Swap(true) {
 		n.load.open.Add(1)
@@ -140,7 +140,9 @@ func (n *nodePool) pooled(c *pgx.Conn) {
 
 func (n *nodePool) unpooled(c *pgx.Conn) {
 	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok {
-		s.unpooled()
+		if s.pooled.Swap(false) {
+			n.load.open.Add(-1)
+		}
 		if !n.traffic.usable() {
 			s.cut(net.ErrClosed) // see givenUp
 		}
@@ -334,5 +336,5 @@ func is[E error](err error) bool {
 // isDialError reports whether err is a failure to connect, after which another node may do, in contrast to an error of
 // the user's hooks.
 func isDialError(err error) bool {
-	return is[*dialBackoffError](err) || is[*NodeDownError](err) || is[*pgconn.ConnectError](err)
+	return is[*dialBackoffError](err) || is[*NodeDownError](err) || is[*connectError](err) || is[*pgconn.ConnectError](err)
 }

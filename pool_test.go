@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -425,6 +426,72 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 		held.Release()
 		if tracer.most != maxDials || tracer.dials != 11 {
 			t.Errorf("%d dials, %d at once", tracer.dials, tracer.most)
+		}
+	})
+}
+
+func TestAcquireTimeoutHoldsBesideAHijackedConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.AcquireTimeout = 200 * time.Millisecond })
+		ready(t, pm)
+		listening := acquire(t, pm.AcquireMaster).Hijack()
+		defer listening.Close(context.Background())
+		time.Sleep(20 * time.Second)
+		for range 4 {
+			defer acquire(t, pm.AcquireMaster).Release()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if took := timed(func() { _, _ = pm.AcquireMaster(ctx) }); took != 200*time.Millisecond {
+			t.Errorf("an acquire from a full pool took %v", took)
+		}
+	})
+}
+
+func TestConnectionsThatAreBeingMadeAreNotTakenForHijacked(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+			p.MinConns = 3
+			p.AfterConnect = func(context.Context, *pgx.Conn) error {
+				time.Sleep(200 * time.Millisecond)
+				return nil
+			}
+		}))
+		ready(t, pm)
+		time.Sleep(5 * time.Second)
+		c.Node("pg2").Kill()
+		c.Node("pg1").Kill()
+		time.Sleep(500 * time.Millisecond)
+		c.Node("pg2").Start() // its pool is filled while the hunt for a master probes every 10 ms
+		time.Sleep(3 * time.Second)
+		c.Node("pg1").Start()
+		time.Sleep(20 * time.Second)
+		for i, p := range pm.pools {
+			if lent, open := p.load.lent.Load(), p.load.open.Load(); lent != 0 || open != int64(p.pool.Stat().TotalConns()) {
+				t.Errorf("node %d: %d lent, %d open of %d", i, lent, open, p.pool.Stat().TotalConns())
+			}
+		}
+	})
+}
+
+func TestConnectionsThatEndInAfterConnectAreMadeLessAndLess(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var dials atomic.Int64
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+			p.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+				dials.Add(1)
+				time.Sleep(time.Millisecond)
+				_ = conn.Close(ctx)
+				return errors.New("a hook that gave up")
+			}
+		}))
+		ready(t, pm)
+		_, err := pm.AcquireMaster(t.Context())
+		if n := dials.Load(); n > 50 { // in 30 s: after 5, 10, 20 ms and so on up to a second
+			t.Errorf("%d dials", n)
+		}
+		if err == nil || !strings.Contains(err.Error(), "a hook that gave up") {
+			t.Errorf("%v does not say why", err)
 		}
 	})
 }

@@ -81,13 +81,5 @@ func (s *socket) Close() error {
 	delete(s.pool.sockets, s)
 	s.pool.mu.Unlock()
 	s.pool.traffic.settled(s)
-	s.unpooled()
 	return s.Conn.Close()
-}
-
-// unpooled takes the connection off the pool's count, once.
-func (s *socket) unpooled() {
-	if s.pooled.Swap(false) {
-		s.pool.load.open.Add(-1)
-	}
 }
