@@ -43,7 +43,7 @@ type monitor struct {
 	hooked      atomic.Int64  // nanoseconds that hooks have taken since silent last looked
 
 	hinted   bool          // whether the last probe was suggested by a hint
-	patience time.Duration // between two probes for hints: longer while they show nothing new
+	patience time.Duration // between two probes for hints: none at first, longer while they show nothing new
 	verdict  observation   // what the last one showed
 }
 
@@ -62,7 +62,6 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 		observe:       observe,
 		wishes:        make(chan struct{}, 1),
 		hints:         make(chan struct{}, 1),
-		patience:      config.RecoveryInterval,
 	}
 	m.config.Tracer = nil // probes are not the user's queries
 	m.config.OnNotice = nil
@@ -254,9 +253,9 @@ func (m *monitor) send(o observation) {
 	o.node, o.probe, o.at = m.node, m.probes.Load(), time.Now()
 	switch {
 	case !m.hinted || !o.says(&m.verdict):
-		m.patience = m.minInterval
+		m.patience = 0
 	default:
-		m.patience = min(2*m.patience, m.checkInterval)
+		m.patience = min(max(2*m.patience, m.minInterval), m.checkInterval)
 	}
 	m.hinted, m.verdict = false, o
 	m.observe(o)

@@ -72,7 +72,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	for i, node := range config.Nodes {
 		// Before the pool, which changes the configuration for its own use.
 		pm.monitors = append(pm.monitors, newMonitor(i, config, func() time.Duration { return pm.interval(i) }, pm.cluster.observe))
-		pool, err := newNodePool(ctx, node, pm.monitors[i].hint)
+		pool, err := newNodePool(ctx, node, pm.monitors[i].hint, func() { pm.unheard(i) })
 		if err != nil {
 			for _, p := range pm.pools {
 				p.pool.Close()
@@ -234,6 +234,19 @@ func (pm *PoolManager) interval(node int) time.Duration {
 	return jittered(huntInterval(time.Since(since), pm.config.RecoveryInterval, pm.config.CheckInterval))
 }
 
+// unheard looks for a new master while the present one answers neither its clients nor its monitor. It may merely be slow,
+// so this is no hunt yet; but if another one has been promoted, that ends the wait for this one.
+func (pm *PoolManager) unheard(node int) {
+	if pm.cluster.snapshot().nodes[node].Role != RoleMaster || !pm.monitors[node].asking.Load() {
+		return
+	}
+	for i, m := range pm.monitors {
+		if i != node {
+			m.wish()
+		}
+	}
+}
+
 func (pm *PoolManager) hint(node int) { pm.monitors[node].hint() }
 
 func (pm *PoolManager) wishAll() {
@@ -248,7 +261,7 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 	for i, p := range pm.pools {
 		old, new := &prev.nodes[i], &next.nodes[i]
 		changed := old.Role != new.Role || old.Status != new.Status
-		p.traffic.view(new)
+		p.traffic.view(new, !next.lostAt.IsZero())
 		switch severed := new.Status.severed(); {
 		case severed && changed:
 			reason := &NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause}

@@ -1,29 +1,79 @@
 package hasql
 
 import (
+	"context"
+
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
+// statement is a query, and where to ask it again.
+type statement struct {
+	route *Route
+	ctx   context.Context
+	sql   string
+	args  []any
+}
+
+// again reports whether to ask once more after err, which ended the query on a connection to node.
+func (s *statement) again(node *nodePool, err error) bool {
+	return repeatable(s.sql) && s.route.moved(s.ctx, node, err)
+}
+
 // rows own their connection until they are closed.
 type rows struct {
 	pgx.Rows
-	conn *pgxpool.Conn
+	statement
+	conn  *pgxpool.Conn
+	final bool // not to be asked for again: a row was seen, or they were closed
+}
+
+// open asks for the rows.
+func (r *rows) open() error {
+	for {
+		conn, err := r.route.Acquire(r.ctx)
+		if err != nil {
+			return err
+		}
+		rs, err := conn.Query(r.ctx, r.sql, r.args...)
+		if err == nil {
+			r.Rows, r.conn, r.final = rs, conn, false
+			return nil
+		}
+		node := poolOf(conn)
+		conn.Release()
+		if !r.again(node, err) {
+			return err
+		}
+	}
 }
 
 func (r *rows) Close() {
+	r.final = true
 	r.Rows.Close()
 	r.conn.Release()
 }
 
 func (r *rows) Next() bool {
-	more := r.Rows.Next()
-	if !more {
+	for !r.Rows.Next() {
+		var node *nodePool
+		err := r.Rows.Err()
+		if !r.final && err != nil && r.Rows.CommandTag() == (pgconn.CommandTag{}) {
+			node = poolOf(r.conn)
+		}
 		r.Close()
+		if node == nil || !r.again(node, err) {
+			return false
+		}
+		if err := r.open(); err != nil {
+			r.Rows = failedRows{err: err}
+			return false
+		}
 	}
-	return more
+	r.final = true
+	return true
 }
 
 func (r *rows) Scan(dest ...any) error {
@@ -44,12 +94,31 @@ func (r *rows) Values() ([]any, error) {
 
 type row struct {
 	pgx.Row
+	statement
 	conn *pgxpool.Conn
 }
 
 func (r *row) Scan(dest ...any) error {
+	for {
+		node, err := r.scan(dest)
+		if err == nil || !r.again(node, err) {
+			return err
+		}
+		conn, err := r.route.Acquire(r.ctx)
+		if err != nil {
+			return err
+		}
+		r.Row, r.conn = conn.QueryRow(r.ctx, r.sql, r.args...), conn
+	}
+}
+
+// scan returns the node that failed to answer, if it is one.
+func (r *row) scan(dest []any) (node *nodePool, err error) {
 	defer r.conn.Release() // also when a Scanner of the user's panics
-	return r.Row.Scan(dest...)
+	if err = r.Row.Scan(dest...); err != nil {
+		node = poolOf(r.conn)
+	}
+	return node, err
 }
 
 // batchResults own their connection, unless the batch began a transaction: then that does.

@@ -78,38 +78,46 @@ func (r *Route) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) er
 	return f(conn)
 }
 
-// Exec runs a statement as [pgxpool.Pool.Exec] does.
+// Exec runs a statement as [pgxpool.Pool.Exec] does. One that a server sent back undone because it is being shut down
+// is run again on the next; see the package documentation.
 func (r *Route) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	for {
+		tag, node, err := r.exec(ctx, sql, args)
+		if err == nil || tag != (pgconn.CommandTag{}) || !repeatable(sql) || !r.moved(ctx, node, err) {
+			return tag, err
+		}
+	}
+}
+
+func (r *Route) exec(ctx context.Context, sql string, args []any) (tag pgconn.CommandTag, node *nodePool, err error) {
 	conn, err := r.Acquire(ctx)
 	if err != nil {
-		return pgconn.CommandTag{}, err
+		return tag, nil, err
 	}
 	defer conn.Release()
-	return conn.Exec(ctx, sql, args...)
+	if tag, err = conn.Exec(ctx, sql, args...); err != nil {
+		node = poolOf(conn)
+	}
+	return tag, node, err
 }
 
-// Query runs a query as [pgxpool.Pool.Query] does. The connection is released when the rows are closed, which reading
-// them to the end does.
+// Query runs a query as [pgxpool.Pool.Query] does, and again as [Route.Exec] does if the server is shut down before the
+// first row. The connection is released when the rows are closed, which reading them to the end does.
 func (r *Route) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	conn, err := r.Acquire(ctx)
-	if err != nil {
+	rs := &rows{statement: statement{r, ctx, sql, args}}
+	if err := rs.open(); err != nil {
 		return failedRows{err: err}, err
 	}
-	rs, err := conn.Query(ctx, sql, args...)
-	if err != nil {
-		conn.Release()
-		return failedRows{err: err}, err
-	}
-	return &rows{Rows: rs, conn: conn}, nil
+	return rs, nil
 }
 
-// QueryRow runs a query as [pgxpool.Pool.QueryRow] does. The connection is released, and any error returned, by Scan.
+// QueryRow runs a query as [Route.Query] does. The connection is released, and any error returned, by Scan.
 func (r *Route) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	conn, err := r.Acquire(ctx)
 	if err != nil {
 		return failedRow{err}
 	}
-	return &row{conn.QueryRow(ctx, sql, args...), conn}
+	return &row{conn.QueryRow(ctx, sql, args...), statement{r, ctx, sql, args}, conn}
 }
 
 // SendBatch sends a batch as [pgxpool.Pool.SendBatch] does. The connection is released when the results are closed or,

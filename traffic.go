@@ -16,7 +16,7 @@ const (
 	// silence is how long nobody may hear a byte from a node that was asked something, before its monitor asks too.
 	silence = 100 * time.Millisecond
 	// sample is how many connections are released for each whose parameter statuses are compared with the node's role:
-	// among many all the same, and too dear for each.
+	// among many all the same, and too dear for each. While a master is missing it is each, a power of two otherwise.
 	sample = 16
 )
 
@@ -24,9 +24,11 @@ const (
 // decides. Behind a pooler nothing is believed, since there a connection's words may be another server's, or old.
 type traffic struct {
 	hint    func()
+	unheard func()        // called again and again while nothing comes though a hint was given
 	role    atomic.Uint32 // the node's Role, as far as the view goes
 	standby atomic.Bool   // whether it is in recovery, as far as the view goes
 	pooled  atomic.Bool
+	skipped atomic.Int64 // mask: which releases are not looked at
 
 	asked    atomic.Int64  // sockets that wait for an answer
 	requests atomic.Uint64 // writes that began to
@@ -35,11 +37,16 @@ type traffic struct {
 	shakenAt atomic.Int64  // nanoseconds since epoch: when a connection was lost last, 0 if that is long ago
 }
 
-// view tells what the node is taken for, so that what contradicts it is noticed.
-func (t *traffic) view(n *NodeState) {
+// view tells what the node is taken for, so that what contradicts it is noticed, and whether a master is missing.
+func (t *traffic) view(n *NodeState, hunting bool) {
 	t.role.Store(uint32(n.Role))
 	t.standby.Store(n.Report.InRecovery)
 	t.pooled.Store(n.Report.Pooler)
+	if hunting {
+		t.skipped.Store(0)
+	} else {
+		t.skipped.Store(sample - 1)
+	}
 }
 
 // usable reports whether the node is up, as far as the view goes.
@@ -145,7 +152,8 @@ func (t *traffic) settled(s *socket) {
 }
 
 // watch looks in half of silence again, for as long as answers are expected, and gives a hint when nothing at all came for
-// all of silence: one, until something comes or something more is asked. So a long query alone costs one probe.
+// all of silence: one, until something comes or something more is asked. So a long query alone costs one probe. As long
+// as it stays silent after that, it tells so each time.
 func (t *traffic) watch(requests, answers uint64, quiet int) {
 	time.AfterFunc(silence/2, func() {
 		asked, came := t.requests.Load(), t.answers.Load()
@@ -153,7 +161,9 @@ func (t *traffic) watch(requests, answers uint64, quiet int) {
 		case came != answers, quiet >= 2 && asked != requests:
 			quiet = 0
 		default:
-			if quiet++; quiet == 2 {
+			if quiet++; quiet > 2 {
+				t.unheard()
+			} else if quiet == 2 {
 				t.suggest()
 			}
 		}
@@ -199,7 +209,7 @@ func (t *releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseD
 		n.unpooled(data.Conn) // pgxpool is going to destroy it, in a while
 	}
 	n.load.lent.Add(-1)
-	if n.load.total()%sample == 0 {
+	if n.load.total()&n.traffic.skipped.Load() == 0 {
 		n.traffic.released(pg)
 	}
 }

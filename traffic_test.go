@@ -74,6 +74,34 @@ func TestSilenceUnderTrafficAsksForAProbe(t *testing.T) {
 	})
 }
 
+func TestSilenceOfTheMasterAsksTheOthers(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) {
+			config.CheckInterval, config.CheckTimeout, config.DownTimeout = time.Hour, time.Minute, time.Hour
+		})
+		ready(t, pm)
+		conn := acquire(t, pm.AcquireMaster)
+		c.Node("pg1").Freeze()
+		frozen := time.Now()
+		ended := make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(t.Context(), "write x")
+			ended <- err
+			conn.Release()
+		}()
+		at(300*time.Millisecond, c.Node("pg2").Promote)
+		if err := <-ended; !is[*NodeDownError](err) {
+			t.Errorf("the statement ended with %v", err)
+		}
+		if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+silence {
+			t.Errorf("cut after %v", took)
+		}
+		if name := pm.Snapshot().master().Name; name != "pg2:5432" {
+			t.Errorf("the master is %q", name)
+		}
+	})
+}
+
 func TestHealthyTrafficAsksForNoProbes(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		for _, code := range []string{"XX000", "53300", "40001", "57014"} {

@@ -15,16 +15,21 @@ func (r *Route) Begin(ctx context.Context) (pgx.Tx, error) {
 // BeginTx starts a transaction as [pgxpool.Pool.BeginTx] does. ctx governs the start alone: the transaction must be
 // ended by Commit or Rollback, which release the connection.
 func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	conn, err := r.Acquire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	inner, err := conn.BeginTx(ctx, options)
-	if err != nil {
+	for {
+		conn, err := r.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		inner, err := conn.BeginTx(ctx, options)
+		if err == nil {
+			return &tx{inner, conn}, nil
+		}
+		node := poolOf(conn)
 		conn.Release()
-		return nil, err
+		if !r.moved(ctx, node, err) {
+			return nil, err
+		}
 	}
-	return &tx{inner, conn}, nil
 }
 
 // tx is a transaction that owns its connection.
