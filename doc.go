@@ -35,6 +35,10 @@
 //     one vanishes again; its connections are cut at once with a [*NodeDownError].
 //   - Acquires do not fail because of the state of nodes before their budget ends, and then with a [*NoNodeError] that says
 //     what every node looked like.
+//   - A statement that a server sends back because it is being shut down or restarted (57P01) runs again on the next: it
+//     was undone. This goes for Exec, Query before its first row, QueryRow and Begin of a [Route], and for single
+//     statements that cannot commit in their middle: not for CALL, DO and the like, nor inside a transaction, in a batch
+//     or a COPY, nor behind a pooler. Effects outside of the database (dblink, say) may happen twice.
 //   - One hung node delays nothing but itself. A full pool, a slow query or a burst of SQL errors demotes nobody.
 //   - No password is in any error, log entry, hook or Stat.
 //
@@ -45,7 +49,8 @@
 //     replication, under which such a write is not acknowledged.
 //   - A process that was stopped itself (SIGSTOP, a suspended machine) knows what it knew before, for the moment until its
 //     monitors have asked again.
-//   - A statement that was in flight when its connection ended may or may not have taken effect, and is not repeated.
+//   - A statement that was in flight when its connection ended without a word, by a crash or a cut, may or may not have
+//     taken effect, and is not repeated.
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
 //   - Fencing, lag and identity need the functions that [StandardChecker] names. Behind a pooler, or on a product that

@@ -3,7 +3,10 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -133,6 +136,103 @@ func TestSwitchoverThereAndBackLosesNothing(t *testing.T) {
 		a, b = b, a
 	}
 	w.end(a, a, b)
+}
+
+// Each write has a key of its own, so that one that took effect before it was sent back and repeated would fail.
+func TestStatementsOnARouteGetThroughASwitchover(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	a, b := cluster.Nodes()[0], cluster.Nodes()[1]
+	m := openReady(t, cluster)
+	_, err := m.Master().Exec(ctx, createWrites)
+	must(t, err)
+	var next, reads atomic.Int64
+	var acked sync.Map
+	writes := map[string]func(id int64) error{
+		"Exec": func(id int64) error {
+			_, err := m.Master().Exec(ctx, "insert into writes values ($1)", id)
+			return err
+		},
+		"simple Exec": func(id int64) error {
+			_, err := m.Master().Exec(ctx, fmt.Sprintf("insert into writes values (%d)", id))
+			return err
+		},
+		"QueryRow": func(id int64) error {
+			return m.Master().QueryRow(ctx, "insert into writes values ($1) returning id", id).Scan(&id)
+		},
+		"Query": func(id int64) error {
+			rows, _ := m.Master().Query(ctx, "insert into writes values ($1) returning id", id)
+			_, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+			return err
+		},
+	}
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for name, write := range writes {
+		clients.Go(func() {
+			for running(stop) {
+				id := next.Add(1)
+				if err := write(id); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				acked.Store(id, nil)
+			}
+		})
+	}
+	clients.Go(func() {
+		for running(stop) {
+			var n int
+			if err := m.Replica().QueryRow(ctx, "select count(*) from pg_class").Scan(&n); err != nil {
+				t.Errorf("a read: %v", err)
+			}
+			reads.Add(1)
+		}
+	})
+	progress := func() {
+		for goal, read := next.Load()+100, reads.Load()+20; next.Load() < goal || reads.Load() < read; {
+			must(t, m.WaitNextCheck(ctx))
+		}
+	}
+	for range 2 {
+		progress()
+		must(t, a.Stop(ctx, pgcluster.StopFast))
+		must(t, b.Promote(ctx))
+		must(t, a.Rejoin(ctx, b))
+		must(t, m.Ready(ctx, 1, 1))
+		a, b = b, a
+	}
+	progress()
+	close(stop)
+	clients.Wait()
+	var all []int64
+	for id := range acked.Range {
+		all = append(all, id.(int64))
+	}
+	if lost := scan[int](t, connect(t, a), "select count(*) from unnest($1::bigint[]) as id where id not in (select id from writes)", all); lost > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost", lost, len(all))
+	}
+	m.idle()
+}
+
+func running(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return false
+	default:
+		return true
+	}
+}
+
+func TestStatementWhoseSessionIsTerminatedIsNotRepeated(t *testing.T) {
+	ctx := testContext(t)
+	cluster := calmCluster(t)
+	m := openReady(t, cluster)
+	var pid int
+	err := m.Master().QueryRow(ctx, "select pg_backend_pid() from pg_terminate_backend(pg_backend_pid())").Scan(&pid)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "57P01" {
+		t.Errorf("error %v", err)
+	}
+	m.idle()
 }
 
 func TestReplicaComesAndGoesWithoutDisturbingTheMaster(t *testing.T) {
