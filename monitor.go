@@ -32,6 +32,7 @@ type monitor struct {
 	wishes        chan struct{} // capacity 1: somebody waits for a probe
 	hints         chan struct{} // capacity 1: something seen elsewhere suggests a probe
 
+	doubted     atomic.Bool // whether the next probe must not use the connection that there is
 	conn        *pgx.Conn
 	dialing     atomic.Bool
 	probes      atomic.Uint64 // begun
@@ -82,6 +83,13 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 
 // wish asks for a probe now, on behalf of somebody who waits for it. Wishes before it is sent are one.
 func (m *monitor) wish() { notify(m.wishes) }
+
+// wishAnew is wish, for a probe that shows whether the node accepts sessions: one that is told to stop refuses new ones at
+// once, while an old one, the monitor's perhaps, may have a moment left.
+func (m *monitor) wishAnew() {
+	m.doubted.Store(true)
+	m.wish()
+}
 
 // hint suggests a probe because of something seen elsewhere. Hints before it is sent are one, and as long as they turn
 // out to mean nothing they are heeded less and less often, at worst once per CheckInterval: so no pattern of errors in
@@ -151,6 +159,9 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 // ask connects if need be and asks. A connection that ends says nothing about the node, so another one is tried, and one
 // more, as somebody may be ending all sessions one by one.
 func (m *monitor) ask(ctx context.Context) answer {
+	if m.doubted.Swap(false) {
+		m.disconnect()
+	}
 	for try := 1; ; try++ {
 		a := m.askOnce(ctx)
 		if a.err == nil || m.conn != nil || ctx.Err() != nil || try == 3 || !a.connected && !ended(a.err) {

@@ -26,7 +26,7 @@ func (r *Route) moved(ctx context.Context, n *nodePool, err error) bool {
 	i := slices.Index(r.pm.pools, n)
 	was := &r.pm.cluster.snapshot().nodes[i]
 	begun := r.pm.monitors[i].probes.Load()
-	r.pm.monitors[i].wish()
+	r.pm.monitors[i].wishAnew()
 	moved := false
 	err = r.pm.await(ctx, "probe of "+n.name, func(s *Snapshot) bool {
 		now := &s.nodes[i]

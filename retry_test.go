@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,6 +101,34 @@ func slowly(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
 		return nil, err
 	}
 	return pgfake.Row(s.Node().Name()), nil
+}
+
+// A server that stops refuses new sessions first and then ends the old ones, one after the other: the monitor's, which it
+// still answers for a moment, perhaps last.
+func TestStatementIsRepeatedThoughTheMonitorsSessionOutlivesIt(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pg1 := c.Node("pg1")
+		var pid atomic.Uint32
+		c.Handle(slow, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+			if s.Node() == pg1 {
+				pid.Store(s.PID())
+			}
+			return slowly(s, args)
+		}, pgfake.Text("slow"))
+		pm := open(t, c)
+		ready(t, pm)
+		at(500*time.Millisecond, func() {
+			pg1.StartingUp(true)
+			pg1.Terminate(pid.Load())
+		})
+		at(800*time.Millisecond, func() {
+			pg1.Stop()
+			c.Node("pg2").Promote()
+		})
+		if _, err := pm.Master().Exec(t.Context(), slow); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestStatementWhoseSessionIsTerminatedIsNotRepeated(t *testing.T) {

@@ -174,8 +174,9 @@ func TestStatementsOnARouteGetThroughASwitchover(t *testing.T) {
 				id := next.Add(1)
 				if err := write(id); err != nil {
 					t.Errorf("%s: %v", name, err)
+				} else {
+					acked.Store(id, nil)
 				}
-				acked.Store(id, nil)
 			}
 		})
 	}
