@@ -65,6 +65,26 @@ func TestAcquireWaitsThroughACrash(t *testing.T) {
 	})
 }
 
+func TestSnapshotTellsSinceWhenThereIsNoMaster(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		began := time.Now()
+		pm := open(t, c)
+		if since := pm.Snapshot().NoMasterSince(); !since.Equal(began) {
+			t.Errorf("before the first answer it is %v, not %v", since, began)
+		}
+		ready(t, pm)
+		if since := pm.Snapshot().NoMasterSince(); !since.IsZero() {
+			t.Errorf("with a master it is %v", since)
+		}
+		killed := time.Now()
+		c.Node("pg1").Kill()
+		time.Sleep(time.Second)
+		if since := pm.Snapshot().NoMasterSince(); !since.Equal(killed) {
+			t.Errorf("without a master it is %v, not %v", since, killed)
+		}
+	})
+}
+
 func TestFrozenMaster(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c)

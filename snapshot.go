@@ -51,6 +51,10 @@ func (s *Snapshot) MasterCount() int { return s.count(RoleMaster) }
 // ReplicaCount returns how many nodes Replicas has.
 func (s *Snapshot) ReplicaCount() int { return s.count(RoleReplica) }
 
+// NoMasterSince returns since when no master has been known, which is since New if there was none yet. It is zero while
+// there is one.
+func (s *Snapshot) NoMasterSince() time.Time { return s.lostAt }
+
 func (s *Snapshot) inRole(role Role) iter.Seq[NodeState] {
 	return func(yield func(NodeState) bool) {
 		for i := range s.nodes {
