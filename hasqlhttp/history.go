@@ -1,0 +1,86 @@
+package hasqlhttp
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pghasql/hasql"
+)
+
+// historySize is how many transitions a History keeps.
+const historySize = 50
+
+// History keeps the last 50 transitions of a PoolManager's nodes, for [WithHistory]. The zero value is ready to be used,
+// and safe for concurrent use.
+type History struct {
+	mu   sync.Mutex
+	last []Transition // oldest first
+}
+
+// Transition is one change of a node.
+type Transition struct {
+	At   time.Time `json:"at"`
+	Node string    `json:"node"`
+	// Role and Status are what the node became, WasRole and WasStatus what it was, in the words of [Node].
+	Role      string `json:"role"`
+	Status    string `json:"status"`
+	WasRole   string `json:"was_role"`
+	WasStatus string `json:"was_status"`
+	// Cause is why Status isn't up; "" if it is.
+	Cause string `json:"cause"`
+	// NoMasterSeconds is how long no master had been known before this node became it; null for other transitions.
+	NoMasterSeconds *float64 `json:"no_master_seconds"`
+}
+
+// Hooks returns hooks that record transitions and then call those of next, to be set as [hasql.Config.Hooks].
+func (h *History) Hooks(next hasql.Hooks) hasql.Hooks {
+	return hasql.Hooks{
+		NodeChanged: func(old, new hasql.NodeState) {
+			h.record(old, new)
+			if next.NodeChanged != nil {
+				next.NodeChanged(old, new)
+			}
+		},
+		MasterChanged: func(old, new hasql.NodeState, gap time.Duration) {
+			h.recordGap(new.Name, gap)
+			if next.MasterChanged != nil {
+				next.MasterChanged(old, new, gap)
+			}
+		},
+	}
+}
+
+func (h *History) record(old, new hasql.NodeState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.last) == historySize {
+		h.last = slices.Delete(h.last, 0, 1)
+	}
+	h.last = append(h.last, Transition{
+		At: new.Since, Node: new.Name,
+		Role: new.Role.String(), Status: new.Status.String(), WasRole: old.Role.String(), WasStatus: old.Status.String(),
+		Cause: reason(new.Cause),
+	})
+}
+
+// recordGap adds to the transition that made a node the master, which was recorded just before, what came before it.
+func (h *History) recordGap(master string, gap time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i, t := range slices.Backward(h.last) {
+		if gap > 0 && t.Node == master {
+			h.last[i].NoMasterSeconds = seconds(gap)
+			return
+		}
+	}
+}
+
+// newestFirst returns a copy.
+func (h *History) newestFirst() []Transition {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := append([]Transition{}, h.last...)
+	slices.Reverse(list)
+	return list
+}

@@ -1,0 +1,181 @@
+package hasqlhttp
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pghasql/hasql"
+)
+
+// Status is what a PoolManager knows and has counted, as a document: [Handler] serves it as JSON and shows it as a page.
+//
+// Its shape is stable: fields may be added, none is renamed or removed before the next major version. The unit of a number
+// stands in its name, times are RFC 3339, and null means unknown.
+type Status struct {
+	// At is when the document was made.
+	At time.Time `json:"at"`
+	// Closed is true once the PoolManager was closed. The rest is then what it knew last.
+	Closed bool `json:"closed"`
+	// Masters and Replicas are how many nodes may be written to and how many only read from.
+	Masters  int `json:"masters"`
+	Replicas int `json:"replicas"`
+	// NoMasterSeconds is how long no master has been known; null while there is one.
+	NoMasterSeconds *float64 `json:"no_master_seconds"`
+	// Nodes are in the order of the configuration.
+	Nodes []Node `json:"nodes"`
+	// Targets holds what became of acquires, by what they asked for: any, master, replica, prefer_replica.
+	Targets map[string]Target `json:"targets"`
+	// Transitions are the last changes of nodes, newest first; null if no [History] is kept.
+	Transitions []Transition `json:"transitions"`
+}
+
+// Node is one node of the cluster.
+type Node struct {
+	// Name is the host and port, unless the configuration gives another.
+	Name string `json:"name"`
+	// Zone is the availability zone, "" if none was configured.
+	Zone string `json:"zone"`
+	// Role is master, replica or unknown. It is unknown unless Status is up.
+	Role string `json:"role"`
+	// Status is up, suspect, down, stale or foreign, as [hasql.Status] explains them.
+	Status string `json:"status"`
+	// Cause is why Status isn't up, on one line; "" if it is.
+	Cause string `json:"cause"`
+	// Since is when Role and Status became what they are.
+	Since time.Time `json:"since"`
+
+	// Timeline and LSN are what the node said of itself last; LSN is the replay position of a replica.
+	Timeline *uint32 `json:"timeline"`
+	LSN      *string `json:"lsn"`
+	// LagBytes and LagSeconds are how far it is behind the master, 0 for the master itself.
+	LagBytes   *uint64  `json:"lag_bytes"`
+	LagSeconds *float64 `json:"lag_seconds"`
+	// LatencySeconds is what a probe takes, averaged over the last few.
+	LatencySeconds *float64 `json:"latency_seconds"`
+	// EvidenceAgeSeconds is how long ago the last answered probe was sent.
+	EvidenceAgeSeconds *float64 `json:"evidence_age_seconds"`
+
+	Pool Pool `json:"pool"`
+	// Acquires counts the connections lent, by what was asked for, with the keys of [Status.Targets].
+	Acquires map[string]int64 `json:"acquires"`
+}
+
+// Pool is the state of one node's connection pool, in connections.
+type Pool struct {
+	InUse   int `json:"in_use"`  // lent
+	Idle    int `json:"idle"`    // ready to be lent
+	Opening int `json:"opening"` // being established
+	Max     int `json:"max"`     // limit of the three together
+	Waiting int `json:"waiting"` // acquires that queue for one
+}
+
+// Target is what became of the acquires that asked for one kind of node.
+type Target struct {
+	Acquires    int64   `json:"acquires"`     // connections lent
+	Waits       int64   `json:"waits"`        // acquires that found no connection idle
+	WaitSeconds float64 `json:"wait_seconds"` // spent by them in all
+	Failures    int64   `json:"failures"`     // acquires that failed, their caller's context included
+}
+
+// targetNames are the keys of [Status.Targets].
+var targetNames = map[hasql.Target]string{
+	hasql.TargetAny:           "any",
+	hasql.TargetMaster:        "master",
+	hasql.TargetReplica:       "replica",
+	hasql.TargetPreferReplica: "prefer_replica",
+}
+
+// NewStatus makes the document of this moment. It takes a lock of each pool for a moment and never waits for a node.
+// history may be nil.
+func NewStatus(pm *hasql.PoolManager, history *History) *Status {
+	now, snapshot, stat := time.Now(), pm.Snapshot(), pm.Stat()
+	s := &Status{
+		At:       now,
+		Closed:   isClosed(pm),
+		Masters:  snapshot.MasterCount(),
+		Replicas: snapshot.ReplicaCount(),
+		Targets:  make(map[string]Target),
+	}
+	if since := snapshot.NoMasterSince(); !since.IsZero() {
+		s.NoMasterSeconds = seconds(now.Sub(since))
+	}
+	for i := range stat.Nodes {
+		s.Nodes = append(s.Nodes, newNode(&stat.Nodes[i]))
+	}
+	for target, name := range targetNames {
+		t := stat.Targets[target]
+		s.Targets[name] = Target{Acquires: t.Acquires, Waits: t.Waits, WaitSeconds: t.WaitTime.Seconds(), Failures: t.Failures}
+	}
+	if history != nil {
+		s.Transitions = history.newestFirst()
+	}
+	return s
+}
+
+func newNode(n *hasql.NodeStat) Node {
+	node := Node{
+		Name: n.Name, Zone: n.Zone, Role: n.Role.String(), Status: n.Status.String(), Cause: reason(n.Cause), Since: n.Since,
+		Pool: Pool{
+			InUse:   int(n.Pool.AcquiredConns()),
+			Idle:    int(n.Pool.IdleConns()),
+			Opening: int(n.Pool.ConstructingConns()),
+			Max:     int(n.Pool.MaxConns()),
+			Waiting: max(0, -n.Free()),
+		},
+		Acquires: make(map[string]int64),
+	}
+	if n.Report.Timeline != 0 {
+		node.Timeline = &n.Report.Timeline
+	}
+	if n.Report.LSN != 0 {
+		node.LSN = new(n.Report.LSN.String())
+	}
+	if n.LagKnown {
+		node.LagBytes, node.LagSeconds = &n.LagBytes, seconds(n.LagTime)
+	}
+	if n.Latency > 0 {
+		node.LatencySeconds = seconds(n.Latency)
+	}
+	if n.Age >= 0 {
+		node.EvidenceAgeSeconds = seconds(n.Age)
+	}
+	for target, name := range targetNames {
+		node.Acquires[name] = n.Acquires[target]
+	}
+	return node
+}
+
+func seconds(d time.Duration) *float64 { return new(d.Seconds()) }
+
+// isClosed asks by a wait for nothing, which only the end of pm makes fail.
+func isClosed(pm *hasql.PoolManager) bool {
+	return errors.Is(pm.Ready(context.Background(), 0, 0), hasql.ErrClosed)
+}
+
+// reason is the cause of a node's state on one line, without the names of users and databases that servers put into their
+// words when they refuse a login.
+func reason(err error) string {
+	if err == nil {
+		return ""
+	}
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return strings.Join(strings.Fields(err.Error()), " ")
+	}
+	words := "the server reported an error"
+	switch {
+	case strings.HasPrefix(pgErr.Code, "57"): // starting, stopping, terminated, cancelled: no names in these
+		words = pgErr.Message
+	case strings.HasPrefix(pgErr.Code, "28"):
+		words = "the server refused the login"
+	case strings.HasPrefix(pgErr.Code, "53"):
+		words = "the server is short of resources"
+	case pgErr.Code == "3D000":
+		words = "the server has no such database"
+	}
+	return words + " (SQLSTATE " + pgErr.Code + ")"
+}

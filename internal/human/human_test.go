@@ -1,0 +1,42 @@
+package human
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0:                         "0 s",
+		420 * time.Microsecond:    "0.42 ms",
+		9994 * time.Microsecond:   "9.99 ms",
+		10 * time.Millisecond:     "10 ms",
+		999 * time.Millisecond:    "999 ms",
+		time.Second:               "1.0 s",
+		3270 * time.Millisecond:   "3.2 s",
+		59999 * time.Millisecond:  "59 s",
+		245 * time.Second:         "4 min 5 s",
+		3*time.Hour + time.Minute: "3 h 1 min",
+		51 * time.Hour:            "2 d 3 h",
+		-2 * time.Second:          "-2.0 s",
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0:              "0 B",
+		1023:           "1023 B",
+		1536:           "1.5 KiB",
+		16 << 20:       "16.0 MiB",
+		math.MaxUint64: "16.0 EiB",
+	} {
+		if got := Bytes(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
