@@ -1,0 +1,187 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/hasqlhttp"
+	"github.com/pghasql/hasql/internal/human"
+)
+
+const statusLong = `Asks every node once and shows what each is, as hasql sees it: master, replica, or why neither. With --watch it goes
+on, and on a terminal redraws the view once a second and with every change; elsewhere it writes one after each change.
+
+` + dsnHelp + `
+
+Exit status: 0 if there is a master, 1 if there is none, 2 if it could not run (wrong use, a DSN that makes no sense), 130
+after Ctrl-C. --watch ends with Ctrl-C, and then with 0.`
+
+func newStatusCommand() *cobra.Command {
+	var asJSON, asView bool
+	cmd := &cobra.Command{
+		Use:     "status [DSN]",
+		Short:   "Show what every node is",
+		Long:    statusLong,
+		Example: "  hasql status --watch\n  hasql status --json | jq -r '.nodes[] | select(.role == \"master\").name'",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			config, err := configure(cmd, args)
+			if err != nil {
+				return err
+			}
+			var history hasqlhttp.History
+			changes := make(chan struct{}, 1)
+			config.Hooks = history.Hooks(hasql.Hooks{NodeChanged: func(_, _ hasql.NodeState) { notify(changes) }})
+			pm, closeAll, err := open(cmd, config)
+			if err != nil {
+				return err
+			}
+			defer closeAll()
+			if err := askAll(cmd, pm); err != nil {
+				return err
+			}
+			v := &statusView{pm: pm, out: cmd.OutOrStdout(), asJSON: asJSON, color: wantsColor(cmd.OutOrStdout())}
+			if asView {
+				v.history = &history
+				return v.watch(cmd.Context(), changes)
+			}
+			return v.once(cmd)
+		},
+	}
+	cmd.Flags().BoolVarP(&asView, "watch", "w", false, "go on and show every change, until Ctrl-C")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON, in the shape of package hasqlhttp's Status, one document per line")
+	return cmd
+}
+
+// notify wakes who waits for c, if it has not been woken already.
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// askAll waits until every node has answered or failed to.
+func askAll(cmd *cobra.Command, pm *hasql.PoolManager) error {
+	stop := showProgress(cmd.Context(), cmd.ErrOrStderr(), pm, "an answer of every node")
+	defer stop()
+	if err := pm.WaitNextCheck(cmd.Context()); err != nil {
+		return failed(cmd, exitUnable, err)
+	}
+	return nil
+}
+
+// statusView writes states of the cluster.
+type statusView struct {
+	pm      *hasql.PoolManager
+	history *hasqlhttp.History // nil unless it watches
+	out     io.Writer
+	asJSON  bool
+	color   bool
+}
+
+// once writes the present state, and fails if there is no master.
+func (v *statusView) once(cmd *cobra.Command) error {
+	s := hasqlhttp.NewStatus(v.pm, nil)
+	if err := v.write(s); err != nil {
+		return failed(cmd, exitUnable, err)
+	}
+	if s.Masters == 0 {
+		return &exitError{status: exitNo} // what was written says so
+	}
+	return nil
+}
+
+func (v *statusView) write(s *hasqlhttp.Status) error {
+	if v.asJSON {
+		return json.NewEncoder(v.out).Encode(s)
+	}
+	var b strings.Builder
+	for _, l := range v.lines(s) {
+		b.WriteString(v.paint(l) + "\n")
+	}
+	_, err := io.WriteString(v.out, b.String())
+	return err
+}
+
+// line is one line of the view; bad ones tell what should not be.
+type line struct {
+	text string
+	bad  bool
+}
+
+// lines are the state as a sentence, a table of the nodes and, where one watches, the last transitions.
+func (v *statusView) lines(s *hasqlhttp.Status) []line {
+	rows := [][]string{{"NODE", "ZONE", "ROLE", "STATUS", "TIMELINE", "LAG", "LATENCY", "CAUSE"}}
+	up := 0
+	for _, n := range s.Nodes {
+		if isUp(n) {
+			up++
+		}
+		rows = append(rows, []string{
+			n.Name, cmp.Or(n.Zone, "-"), n.Role, n.Status, timeline(n), lag(n), inWords(n.LatencySeconds), printable(n.Cause),
+		})
+	}
+	masters := counted(s.Masters, "master")
+	if s.Masters == 0 {
+		masters = "no master"
+	}
+	lines := []line{
+		{fmt.Sprintf("%s, %s; %d of %s up", masters, counted(s.Replicas, "replica"), up, counted(len(s.Nodes), "node")), s.Masters == 0},
+		{},
+	}
+	for i, text := range align(rows, make([]bool, len(rows[0])), "  ") {
+		lines = append(lines, line{text, i > 0 && !isUp(s.Nodes[i-1])})
+	}
+	if v.history == nil {
+		return lines
+	}
+	lines = append(lines, line{}, line{text: "Last transitions"})
+	for _, t := range s.Transitions[:min(len(s.Transitions), transitionsShown)] {
+		lines = append(lines, line{text: fmt.Sprintf("%s  %s: %s %s, was %s %s", t.At.Format("15:04:05.000"), t.Node, t.Status, t.Role,
+			t.WasStatus, t.WasRole)})
+	}
+	return lines
+}
+
+// transitionsShown is how many of them the view has.
+const transitionsShown = 10
+
+// paint colours what is bad, where there are colours.
+func (v *statusView) paint(l line) string {
+	if !v.color || !l.bad {
+		return l.text
+	}
+	return "\x1b[1;31m" + l.text + "\x1b[0m"
+}
+
+func isUp(n hasqlhttp.Node) bool { return n.Status == hasql.StatusUp.String() }
+
+func timeline(n hasqlhttp.Node) string {
+	if n.Timeline == nil {
+		return "unknown"
+	}
+	return fmt.Sprint(*n.Timeline)
+}
+
+func lag(n hasqlhttp.Node) string {
+	if n.LagBytes == nil {
+		return "unknown"
+	}
+	return human.Bytes(*n.LagBytes) + ", " + inWords(n.LagSeconds)
+}
+
+// inWords takes a number of seconds, or nil.
+func inWords(seconds *float64) string {
+	if seconds == nil {
+		return "unknown"
+	}
+	return human.Duration(time.Duration(*seconds * float64(time.Second)))
+}
