@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -218,4 +219,22 @@ func TestJSONIsNullWhereNothingIsKnown(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestReadmeShowsTheExample keeps the README's program one that is compiled and run.
+func TestReadmeShowsTheExample(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "## Status page and probes")
+	_, program, _ := strings.Cut(section, "```go\n")
+	program, _, ok := strings.Cut(program, "```")
+	if !ok || !strings.Contains(string(example), program) {
+		t.Errorf("not in the example:\n%s", program)
+	}
 }

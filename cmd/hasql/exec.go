@@ -21,8 +21,8 @@ first that fails. It waits for such a node like any service that uses hasql. Wit
 
 The statements of one -c, or of one file, are sent as one: they are a transaction unless they say otherwise.
 
-Results are tables, in which NULL and \n may be a value or mean it; --csv and --json are for programs. --csv writes NULL as
-nothing. --json writes an array of objects for each result; of columns with the same name the second is called name_2.
+Results are tables for people to read, with control characters as \n or \x1b. For programs there are --csv, in which null is
+nothing, and --json, which writes an array of objects for each result; of two columns x the second is called x_2.
 
 ` + dsnHelp + `
 
