@@ -59,7 +59,11 @@ func TestHistoryKeepsTheLastFifty(t *testing.T) {
 	for i := range 120 {
 		hooks.NodeChanged(hasql.NodeState{}, hasql.NodeState{Name: "pg1", Since: began.Add(time.Duration(i) * time.Second)})
 	}
+	hooks.MasterChanged(hasql.NodeState{}, hasql.NodeState{Name: "pg1"}, 0) // one of several masters, after another
 	list := history.newestFirst()
+	if list[0].NoMasterSeconds != nil {
+		t.Errorf("%v s without a master, where there was always one", *list[0].NoMasterSeconds)
+	}
 	if len(list) != historySize || list[0].At.Sub(began) != 119*time.Second || list[49].At.Sub(began) != 70*time.Second {
 		t.Errorf("%d transitions from %v to %v", len(list), list[0].At, list[len(list)-1].At)
 	}

@@ -136,13 +136,11 @@ func parse(t *testing.T, page string) *element {
 			last.children = append(last.children, e)
 			open = append(open, e)
 		case xml.EndElement:
+			last.text = strings.Join(strings.Fields(last.text), " ")
 			open = open[:len(open)-1]
 		case xml.CharData:
 			for _, e := range open {
-				e.text = strings.Join(strings.Fields(e.text+string(token)), " ")
-				if strings.HasSuffix(string(token), " ") {
-					e.text += " "
-				}
+				e.text += string(token)
 			}
 		}
 	}
@@ -173,7 +171,7 @@ func (e *element) rows(t *testing.T, id string) (rows []map[string]string) {
 		for _, tr := range table.all("tbody")[0].all("tr") {
 			cells := make(map[string]string)
 			for i, cell := range tr.children {
-				cells[headings[i]] = strings.TrimSpace(cell.text)
+				cells[headings[i]] = cell.text
 				if label := cell.attr["data-label"]; i > 0 && label != headings[i] {
 					t.Errorf("a cell below %q is labelled %q on narrow screens", headings[i], label)
 				}

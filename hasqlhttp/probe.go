@@ -50,7 +50,11 @@ func Live(pm *hasql.PoolManager) http.Handler {
 // explain says what is missing and what each node looks like.
 func explain(e *hasql.NoNodeError) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "not ready: no %s", e.Wanted)
+	roles := make(map[hasql.Role]int)
+	for _, n := range e.Nodes {
+		roles[n.Role]++
+	}
+	fmt.Fprintf(&b, "not ready: wanted %s, there are %d and %d", e.Wanted, roles[hasql.RoleMaster], roles[hasql.RoleReplica])
 	for _, n := range e.Nodes {
 		fmt.Fprintf(&b, "\n%s %s %s", n.Name, n.Status, n.Role)
 		if n.Cause != nil {

@@ -118,7 +118,7 @@ func TestExecStopsAtTheFirstFailure(t *testing.T) {
 
 func TestExecWithoutANode(t *testing.T) {
 	cluster := useCluster(t)
-	t.Setenv("DATABASE_URL", cluster.Nodes()[0].DSN())
+	t.Setenv("DATABASE_URL", cluster.Nodes()[0].DSN()+"&hasql_acquire_timeout=1h") // --timeout wins
 	invoke(t, "exec", "--replica", "--timeout", "300ms", "-c", "select 1").expect(t, exitTimedOut, "", "exec: no replica within ")
 	t.Setenv("DATABASE_URL", cluster.Nodes()[0].DSN()+"&hasql_acquire_timeout=200ms")
 	invoke(t, "exec", "--replica", "-c", "select 1").expect(t, exitTimedOut, "", "exec: no replica within ")

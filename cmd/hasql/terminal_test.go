@@ -54,8 +54,8 @@ func TestWatchOnATerminal(t *testing.T) {
 	useCluster(t)
 	cmd := child(t, "status", "--watch")
 	term := startOnTerminal(t, cmd)
-	term.await(goHome, 1)
-	term.await("3 of 3 nodes up", 2) // it draws again, from the top
+	term.await(goHome, 5) // one drawing when it begins, one for each node that came up, and one because time has passed
+	term.await("3 of 3 nodes up", 1)
 	shown := term.interrupt()
 	if got := exitStatus(t, cmd); got != 0 {
 		t.Errorf("exit status %d", got)

@@ -62,7 +62,7 @@ func (v *statusView) redraw(s *hasqlhttp.Status) error {
 	lines := append([]line{{text: s.At.Format("15:04:05") + ", Ctrl-C ends"}}, v.lines(s)...)
 	var b strings.Builder
 	b.WriteString(goHome)
-	for _, l := range lines[:min(len(lines), height-1)] {
+	for _, l := range lines[:min(len(lines), max(height-1, 0))] {
 		l.text = runewidth.Truncate(l.text, width-1, "…")
 		b.WriteString(v.paint(l) + clearLine + "\n")
 	}
