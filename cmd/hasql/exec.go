@@ -30,6 +30,18 @@ Exit status: 0 if every statement succeeded, 1 if one failed (those before it ha
 (wrong use, a DSN that makes no sense, an unreadable file), 3 if no node that fits had a connection in time; 130 after
 Ctrl-C, which also cancels the running statement.`
 
+// targetFlags choose the node; at most one of them is given.
+var targetFlags = []struct {
+	name   string
+	target hasql.Target
+	usage  string
+}{
+	{"master", hasql.TargetMaster, "run on the master"},
+	{"replica", hasql.TargetReplica, "run on a replica"},
+	{"prefer-replica", hasql.TargetPreferReplica, "run on a replica, or the master if there is none"},
+	{"any", hasql.TargetAny, "run on any node that is up"},
+}
+
 // statements are the flags that say what to run.
 type statements struct {
 	commands []string
@@ -87,13 +99,8 @@ func newExecCommand() *cobra.Command {
 	flags.BoolVar(&asCSV, "csv", false, "write results as CSV with a line of headings")
 	flags.BoolVar(&asJSON, "json", false, "write results as JSON")
 	flags.DurationVar(&timeout, "timeout", hasql.DefaultAcquireTimeout, "how long to wait for a connection, instead of the DSN's hasql_acquire_timeout")
-	for flag, usage := range map[string]string{
-		"master":         "run on the master",
-		"replica":        "run on a replica",
-		"prefer-replica": "run on a replica, or the master if there is none",
-		"any":            "run on any node that is up",
-	} {
-		flags.Bool(flag, false, usage)
+	for _, f := range targetFlags {
+		flags.Bool(f.name, false, f.usage)
 	}
 	cmd.MarkFlagsMutuallyExclusive("master", "replica", "prefer-replica", "any")
 	cmd.MarkFlagsMutuallyExclusive("command", "file")
@@ -103,14 +110,9 @@ func newExecCommand() *cobra.Command {
 
 // wantedTarget is what the flags say, else what the DSN says, else the master.
 func wantedTarget(cmd *cobra.Command, ofDSN hasql.Target) hasql.Target {
-	for flag, target := range map[string]hasql.Target{
-		"master":         hasql.TargetMaster,
-		"replica":        hasql.TargetReplica,
-		"prefer-replica": hasql.TargetPreferReplica,
-		"any":            hasql.TargetAny,
-	} {
-		if on, err := cmd.Flags().GetBool(flag); err == nil && on {
-			return target
+	for _, f := range targetFlags {
+		if on, err := cmd.Flags().GetBool(f.name); err == nil && on {
+			return f.target
 		}
 	}
 	return cmp.Or(ofDSN, hasql.TargetMaster) // TargetAny, the zero value, is also what a DSN without a word on it gives

@@ -123,7 +123,7 @@ func TestExecWithoutANode(t *testing.T) {
 	t.Setenv("DATABASE_URL", cluster.Nodes()[0].DSN()+"&hasql_acquire_timeout=200ms")
 	invoke(t, "exec", "--replica", "-c", "select 1").expect(t, exitTimedOut, "", "exec: no replica within ")
 	t.Setenv("DATABASE_URL", strings.Replace(cluster.DSN(), secret, "wrong", 1))
-	invoke(t, "exec", "--timeout", "300ms", "-c", "select 1").expect(t, exitTimedOut, "", "SQLSTATE 28P01")
+	invoke(t, "exec", "--timeout", "2s", "-c", "select 1").expect(t, exitTimedOut, "", "SQLSTATE 28P01")
 }
 
 func TestExecUsage(t *testing.T) {

@@ -50,13 +50,13 @@ func testAll(m *testing.M) int {
 	return m.Run()
 }
 
-// useCluster gives the test the shared cluster and sets DATABASE_URL to it.
+// useCluster gives the test the shared cluster and sets DATABASE_URL to it, with patience for a machine that is busy.
 func useCluster(t *testing.T) *pgcluster.Cluster {
 	t.Helper()
 	if shared == nil {
 		t.Skip("PostgreSQL is not installed")
 	}
-	t.Setenv("DATABASE_URL", shared.DSN())
+	t.Setenv("DATABASE_URL", shared.DSN()+"&hasql_check_timeout=20s")
 	return shared
 }
 

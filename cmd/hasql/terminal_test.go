@@ -86,7 +86,7 @@ func TestWaitingIsShownOnATerminal(t *testing.T) {
 	for _, args := range [][]string{{"wait", "--replicas", "0"}, {"exec", "-c", "select 1"}} {
 		cmd := child(t, append(args, "postgres://app@"+listener.Addr().String()+"/shop?sslmode=disable")...)
 		term := startOnTerminal(t, cmd)
-		term.await("waiting 1 s for ", 1)
+		term.await(" s for ", 1)
 		term.await(" master: "+listener.Addr().String(), 1)
 		shown := term.interrupt()
 		if got := exitStatus(t, cmd); got != exitInterrupted {

@@ -16,12 +16,12 @@ func TestWait(t *testing.T) {
 	invoke(t, "wait", "--timeout", "0").expect(t, exitUnable, "", "must be positive")
 
 	t.Setenv("DATABASE_URL", cluster.Nodes()[0].DSN())
-	o := invoke(t, "wait", "--masters", "0", "--replicas", "1", "--timeout", "500ms")
+	o := invoke(t, "wait", "--masters", "0", "--replicas", "1", "--timeout", "2s")
 	o.expect(t, exitTimedOut, "", "still missing: 1 replica\n  "+cluster.Nodes()[0].Addr()+" up master")
 }
 
 func TestWaitSaysWhatIsMissing(t *testing.T) {
-	o := invoke(t, "wait", nobody, "--masters", "1", "--replicas", "1", "--timeout", "500ms")
+	o := invoke(t, "wait", nobody, "--masters", "1", "--replicas", "1", "--timeout", "2s")
 	o.expect(t, exitTimedOut, "", "still missing: 1 master and 1 replica\n")
 	if lines := strings.Split(o.stderr, "\n"); len(lines) != 4 || !strings.HasPrefix(lines[1], "  127.0.0.1:1 down: ") ||
 		!strings.Contains(lines[2], "connection refused") {
