@@ -9,6 +9,7 @@ func TestNoUsageErrorRepeatsADSN(t *testing.T) {
 	dsn := "postgres://app:" + secret + "@pg1/shop"
 	for _, args := range [][]string{
 		{dsn},
+		{"help", dsn},
 		{"stauts", dsn},
 		{"status", dsn, dsn},
 		{"status", "-x" + dsn},

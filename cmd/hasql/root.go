@@ -73,5 +73,12 @@ func newRootCommand() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newDemoCommand(), newStatusCommand(), newWaitCommand(), newExecCommand())
+	root.InitDefaultHelpCmd()
+	if help, _, err := root.Find([]string{"help"}); err == nil {
+		help.Args = func(_ *cobra.Command, args []string) error { // cobra's own would print them, a DSN too, and call that success
+			_, _, err := root.Find(args)
+			return err
+		}
+	}
 	return root
 }

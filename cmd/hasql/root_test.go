@@ -15,6 +15,8 @@ func TestExitStatusAndWords(t *testing.T) {
 	}{
 		"no arguments":      {nil, 0, "demo", ""},
 		"help":              {[]string{"demo", "--help"}, 0, "Exit status", ""},
+		"help on a command": {[]string{"help", "wait"}, 0, "init containers", ""},
+		"help on nothing":   {[]string{"help", "dance"}, exitUnable, "", `unknown command "dance"`},
 		"unknown command":   {[]string{"dance"}, exitUnable, "", `unknown command "dance"`},
 		"unknown flag":      {[]string{"demo", "--fast"}, exitUnable, "", "unknown flag: --fast"},
 		"too many words":    {[]string{"demo", "now"}, exitUnable, "", `unknown command "now"`},
