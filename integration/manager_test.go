@@ -266,7 +266,7 @@ func nodeOf(c *pgxpool.Conn) string {
 }
 
 // connect opens a superuser's connection beside the PoolManager, closed by the test's end.
-func connect(t testing.TB, n *pgcluster.Node) *pgx.Conn {
+func connect(t testing.TB, n server) *pgx.Conn {
 	t.Helper()
 	conn, err := n.Conn(testContext(t))
 	must(t, err)
@@ -279,10 +279,10 @@ func connect(t testing.TB, n *pgcluster.Node) *pgx.Conn {
 }
 
 // execute runs statements on a node beside the PoolManager.
-func execute(t testing.TB, n *pgcluster.Node, sql string, args ...any) {
+func execute(t testing.TB, n server, sql string, args ...any) {
 	t.Helper()
 	if _, err := connect(t, n).Exec(testContext(t), sql, args...); err != nil {
-		t.Fatalf("%s: %s: %v", n.Name(), sql, err)
+		t.Fatalf("%s: %s: %v", n.Addr(), sql, err)
 	}
 }
 
@@ -312,6 +312,12 @@ func awaitBackends(t testing.TB, node *pgcluster.Node, n int) {
 
 // node is a server or the proxy before it, whichever the manager knows.
 type node interface{ Addr() string }
+
+// server is a node that can be reached beside the manager.
+type server interface {
+	node
+	Conn(ctx context.Context) (*pgx.Conn, error)
+}
 
 // nodes are a cluster, or a part of one.
 type nodes interface {

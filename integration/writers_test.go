@@ -7,9 +7,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pghasql/hasql"
-	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
 // writers insert numbers through the master for as long as a test likes, and remember which were acknowledged.
@@ -25,7 +25,26 @@ type writers struct {
 	mu       sync.Mutex
 	acked    []int64
 	failures []failure
+	spans    spans
 }
+
+// spans tell when each node did something first and last.
+type spans map[string]span
+
+type span struct{ first, last time.Time }
+
+func (s spans) note(node string) {
+	now := time.Now()
+	known, ok := s[node]
+	if !ok {
+		known.first = now
+	}
+	known.last = now
+	s[node] = known
+}
+
+// gap is how long nothing was done between the last time on one node and the first on the next.
+func (s spans) gap(old, next node) time.Duration { return s[next.Addr()].first.Sub(s[old.Addr()].last) }
 
 type failure struct {
 	node string // "": no connection was got
@@ -40,7 +59,7 @@ func startWriters(t testing.TB, m *manager, n int) *writers {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(testContext(t))
-	w := &writers{t: t, m: m, stop: stop, tick: make(chan struct{}, 1), acks: make([]atomic.Int64, n)}
+	w := &writers{t: t, m: m, stop: stop, tick: make(chan struct{}, 1), acks: make([]atomic.Int64, n), spans: make(spans)}
 	t.Cleanup(func() {
 		stop()
 		w.all.Wait()
@@ -80,6 +99,7 @@ func (w *writers) write(ctx context.Context) bool {
 		return false
 	}
 	w.acked = append(w.acked, id)
+	w.spans.note(node)
 	return true
 }
 
@@ -111,12 +131,12 @@ func (w *writers) progress(n int64) {
 
 // end stops the writers and checks that they failed only in flight on the nodes given, and that every acknowledged row
 // is on master.
-func (w *writers) end(master *pgcluster.Node, mayFail ...*pgcluster.Node) {
+func (w *writers) end(master server, mayFail ...node) {
 	w.t.Helper()
 	w.stop()
 	w.all.Wait()
 	for _, f := range w.failures {
-		if !slices.ContainsFunc(mayFail, func(n *pgcluster.Node) bool { return n.Addr() == f.node }) {
+		if !slices.ContainsFunc(mayFail, func(n node) bool { return n.Addr() == f.node }) {
 			w.t.Errorf("a write failed on %q: %v", f.node, f.err)
 		}
 		if strings.Contains(f.err.Error(), "25006") {
@@ -128,7 +148,7 @@ func (w *writers) end(master *pgcluster.Node, mayFail ...*pgcluster.Node) {
 }
 
 // contained checks that every acknowledged row is on n.
-func (w *writers) contained(n *pgcluster.Node) {
+func (w *writers) contained(n server) {
 	w.t.Helper()
 	lost := scan[int](w.t, connect(w.t, n), "select count(*) from unnest($1::bigint[]) as id where id not in (select id from writes)", w.acked)
 	if lost > 0 {
@@ -138,7 +158,7 @@ func (w *writers) contained(n *pgcluster.Node) {
 }
 
 // awaitRead reads until n serves a read.
-func awaitRead(t testing.TB, m *manager, route *hasql.Route, n *pgcluster.Node) {
+func awaitRead(t testing.TB, m *manager, route *hasql.Route, n node) {
 	t.Helper()
 	ctx := testContext(t)
 	for {

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Makes sure of what the Makefile's targets need besides Go.
 #
-#   scripts/need.sh [postgres] [cc] [make] [certs]
+#   scripts/need.sh [postgres] [cc] [make] [certs] [patroni] [poolers]
 #
 # It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
-# what is missing, PostgreSQL without creating or starting a server. Otherwise it says what to install and exits with 2.
+# what is missing, PostgreSQL without creating a server, and none of the services that come along is started or enabled.
+# Otherwise it says what to install and exits with 2.
 set -eu
 
 # has_postgres goes by the same places as internal/pgcluster does.
@@ -38,12 +39,24 @@ has_certs() {
 	[ -n "${SSL_CERT_FILE:-}${SSL_CERT_DIR:-}" ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || ! command -v apt-get >/dev/null
 }
 
+# has_patroni and has_poolers go by the same places as internal/pgcluster does.
+has_patroni() { has_programs patroni etcd; }
+has_poolers() { has_programs pgbouncer haproxy; }
+
+has_programs() {
+	for program in "$@"; do
+		PATH="$PATH:/usr/local/sbin:/usr/sbin" command -v "$program" >/dev/null || return 1
+	done
+}
+
 packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
 	cc) echo gcc libc6-dev ;;
 	make) echo make ;;
 	certs) echo ca-certificates ;;
+	patroni) echo patroni etcd-server etcd-client python3-etcd ;;
+	poolers) echo pgbouncer haproxy ;;
 	esac
 }
 
@@ -61,6 +74,8 @@ hint_for() {
 	cc) echo "A C compiler, for the race detector: apt-get install gcc libc6-dev" ;;
 	make) echo "make: apt-get install make" ;;
 	certs) echo "Certificate authorities, for downloading Go modules: apt-get install ca-certificates" ;;
+	patroni) echo "Patroni and etcd: apt-get install patroni etcd-server etcd-client python3-etcd" ;;
+	poolers) echo "PgBouncer and HAProxy: apt-get install pgbouncer haproxy" ;;
 	esac
 }
 
@@ -82,10 +97,30 @@ apt_get() {
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null
 }
 
-# install_packages installs from Debian's and Ubuntu's archives. Their PostgreSQL would make a cluster and start it on
-# port 5432; postgresql-common's own setting, put back afterwards, keeps it from that.
+# install_packages installs from Debian's and Ubuntu's archives. Services that come along are neither started, which a
+# policy forbids (see the manual of invoke-rc.d; the machine's own is put back afterwards), nor started at the next boot.
 install_packages() {
 	apt_get update || true # one broken source of many is no reason to give up
+	services=
+	for program in patroni etcd pgbouncer haproxy; do
+		has_programs $program || services="$services $program"
+	done
+	policy=/usr/sbin/policy-rc.d
+	[ ! -e $policy ] || [ -e $policy.hasql ] || as_root mv -f $policy $policy.hasql || return
+	as_root sh -c "printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy" || return
+	result=0
+	install_without_cluster "$@" || result=$?
+	as_root rm -f $policy
+	[ ! -e $policy.hasql ] || as_root mv -f $policy.hasql $policy || return
+	for service in $services; do
+		as_root systemctl disable "$service" || true # it did not come, or there is no systemd
+	done
+	return $result
+}
+
+# install_without_cluster keeps Debian's PostgreSQL from making a cluster for port 5432 by postgresql-common's own setting,
+# put back afterwards.
+install_without_cluster() {
 	case " $* " in
 	*" postgresql "*) ;;
 	*)

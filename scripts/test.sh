@@ -12,6 +12,10 @@ if [ "$(go env CGO_ENABLED)" = 0 ]; then
 fi
 export HASQL_REQUIRE_POSTGRES=1
 
+# What these tests need in addition may be had on few systems: elsewhere they are skipped.
+if "$(dirname "$0")/need.sh" patroni; then export HASQL_REQUIRE_PATRONI=1; fi
+if "$(dirname "$0")/need.sh" poolers; then export HASQL_REQUIRE_POOLERS=1; fi
+
 # test_module runs in the module's folder. Vetting comes first because it compiles all packages at once; the tests
 # run one package at a time, as several of them start whole clusters.
 test_module() {

@@ -69,20 +69,29 @@ func start(ctx context.Context, opts Options, reserve func() (*port, error)) (*C
 }
 
 // prepare makes the cluster's folder and sets the watchdog over it.
-func (c *Cluster) prepare() error {
-	temp, err := tempDir()
-	if err != nil {
-		return fmt.Errorf("pgcluster: %w", err)
-	}
-	if c.dir, err = os.MkdirTemp(temp, "hasql-pgcluster-run-"); err != nil {
-		return fmt.Errorf("pgcluster: %w", err)
-	}
-	if err := c.pg.account.own(c.dir); err != nil {
-		return fmt.Errorf("pgcluster: %w", err)
+func (c *Cluster) prepare() (err error) {
+	if c.dir, err = makeDir(c.pg.account); err != nil {
+		return err
 	}
 	c.pg.account.home = c.dir
-	c.watch, err = startWatchdog(c.dir, c.pg)
+	c.watch, err = startWatchdog(c.dir, c.pg.binDir, c.pg.account)
 	return err
+}
+
+// makeDir makes a temporary folder that belongs to a.
+func makeDir(a account) (string, error) {
+	temp, err := tempDir()
+	if err != nil {
+		return "", fmt.Errorf("pgcluster: %w", err)
+	}
+	dir, err := os.MkdirTemp(temp, "hasql-pgcluster-run-")
+	if err != nil {
+		return "", fmt.Errorf("pgcluster: %w", err)
+	}
+	if err := a.own(dir); err != nil {
+		return "", errors.Join(fmt.Errorf("pgcluster: %w", err), os.Remove(dir))
+	}
+	return dir, nil
 }
 
 // launch makes the nodes, starts all of them at once, and waits until the replicas stream.

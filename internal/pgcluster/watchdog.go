@@ -8,8 +8,8 @@ import (
 )
 
 // watchdogScript waits until its standard input ends. If that does not say "done" first, whoever held the other end
-// has died: the script kills every process that runs one of PostgreSQL's programs ($2/…) in the cluster's folder
-// ($1/…), again and again until there is none, for a postmaster whose children die starts others, and removes the
+// has died: the script kills every process that runs one of PostgreSQL's programs ($2/…; "" for $2: any program) in the
+// cluster's folder ($1/…), again and again until there is none, for a postmaster whose children die starts others, and removes the
 // folder. SIGKILL also ends frozen processes. The shared memory of killed servers is removed where ipcrm exists.
 const watchdogScript = `
 read -r word
@@ -37,18 +37,18 @@ type watchdog struct {
 	pipe *os.File // the only writing end; the kernel closes it when we die
 }
 
-// startWatchdog sets one over a cluster's folder. It inherits nothing but the pipe, runs as the server's account, and
-// in a session of its own, so that neither Ctrl-C nor a closed terminal ends it with us.
-func startWatchdog(dir string, pg *install) (*watchdog, error) {
+// startWatchdog sets one over a cluster's folder and what is run there from binDir. It inherits nothing but the pipe, runs
+// as the server's account, and in a session of its own, so that neither Ctrl-C nor a closed terminal ends it with us.
+func startWatchdog(dir, binDir string, a account) (*watchdog, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("pgcluster: watchdog: %w", err)
 	}
 	defer read.Close()
-	cmd := exec.Command("sh", "-c", watchdogScript, "hasql-pgcluster-watchdog", dir, pg.binDir)
+	cmd := exec.Command("sh", "-c", watchdogScript, "hasql-pgcluster-watchdog", dir, binDir)
 	cmd.Dir = "/"
 	cmd.Stdin = read
-	cmd.SysProcAttr = sessionAttr(pg.account)
+	cmd.SysProcAttr = sessionAttr(a)
 	if err := cmd.Start(); err != nil {
 		write.Close()
 		return nil, fmt.Errorf("pgcluster: watchdog: %w", err)

@@ -14,17 +14,21 @@ import (
 
 // crashed is what the child of TestCrashLeavesNothing tells before it is killed.
 type crashed struct {
-	Dir  string
+	Dirs []string
 	PIDs []int
 }
 
-// crashChild starts a cluster, one node of it frozen, tells of it, and waits to be killed.
+// crashChild starts a cluster, one node of it frozen, and a program in a sandbox, tells of it, and waits to be killed.
 func crashChild() {
 	cluster, err := Start(context.Background(), Options{Replicas: 2})
 	if err == nil {
 		err = cluster.Nodes()[1].Freeze()
 	}
-	told := crashed{Dir: cluster.Dir()}
+	box, boxErr := NewSandbox()
+	err = errors.Join(err, boxErr)
+	program, boxErr := box.Start("it", "sleep", "3600")
+	err = errors.Join(err, boxErr)
+	told := crashed{Dirs: []string{cluster.Dir(), box.Dir()}, PIDs: []int{program.cmd.Process.Pid}}
 	for _, n := range cluster.Nodes() {
 		processes, scanErr := n.processes()
 		err = errors.Join(err, scanErr)
@@ -56,22 +60,24 @@ func TestCrashLeavesNothing(t *testing.T) {
 	must(t, child.Start())
 	var told crashed
 	must(t, json.NewDecoder(stdout).Decode(&told))
-	if len(told.PIDs) < 12 {
+	if len(told.PIDs) < 13 {
 		t.Errorf("only %d processes: %v", len(told.PIDs), told.PIDs)
 	}
 	must(t, child.Process.Kill())
 	_ = child.Wait() // killed
 
-	must(t, poll(testContext(t), func() (bool, error) {
-		_, err := os.Stat(told.Dir)
-		if err == nil {
-			return false, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		return true, nil
-	}))
+	for _, dir := range told.Dirs {
+		must(t, poll(testContext(t), func() (bool, error) {
+			_, err := os.Stat(dir)
+			if err == nil {
+				return false, nil
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return false, err
+			}
+			return true, nil
+		}))
+	}
 	for _, pid := range told.PIDs {
 		if p, ok := readProc(pid); ok && !p.gone() {
 			t.Errorf("process %d is alive", pid)

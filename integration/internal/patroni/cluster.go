@@ -1,0 +1,252 @@
+package patroni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pghasql/hasql/internal/pgcluster"
+)
+
+// ErrMissing is in the chain of [Start]'s error if Patroni or etcd is not installed. A test may skip on it.
+var ErrMissing = errors.New("patroni: not installed (Debian, Ubuntu: apt-get install patroni etcd-server python3-etcd)")
+
+// Options say what cluster [Start] makes.
+type Options struct {
+	// Members is the number of nodes, at least 2: one of them is the synchronous standby.
+	Members int
+
+	// Logf is told of each step, in the manner of [testing.T.Logf]. Default nil: silence.
+	Logf func(format string, args ...any)
+}
+
+// Cluster is etcd and the members that agree through it who leads.
+type Cluster struct {
+	opts     Options
+	programs programs
+	box      *pgcluster.Sandbox
+	etcd     etcd
+	members  []*Member
+}
+
+// programs are paths.
+type programs struct{ patroni, etcd, postgres string }
+
+func findPrograms() (p programs, err error) {
+	if p.postgres, err = pgcluster.FindBinDir(); err != nil {
+		return p, err
+	}
+	var err1, err2 error
+	p.patroni, err1 = pgcluster.FindProgram("patroni")
+	p.etcd, err2 = pgcluster.FindProgram("etcd")
+	if err := errors.Join(err1, err2); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	return p, nil
+}
+
+// Start makes a cluster and blocks until it is healthy, see [Cluster.Healthy]: about five seconds. [Cluster.Close] ends it;
+// after an error there is nothing to close.
+func Start(ctx context.Context, opts Options) (*Cluster, error) {
+	began := time.Now()
+	programs, err := findPrograms()
+	if err != nil {
+		return nil, err
+	}
+	box, err := pgcluster.NewSandbox()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{opts: opts, programs: programs, box: box}
+	if err := c.launch(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.logf("%d members in %s after %v", len(c.members), box.Dir(), time.Since(began).Round(time.Millisecond))
+	return c, nil
+}
+
+func (c *Cluster) launch(ctx context.Context) (err error) {
+	if c.etcd, err = newEtcd(c); err != nil {
+		return err
+	}
+	if err := c.etcd.start(ctx); err != nil {
+		return err
+	}
+	for i := range c.opts.Members {
+		m, err := newMember(c, fmt.Sprintf("n%d", i+1))
+		if err != nil {
+			return err
+		}
+		c.members = append(c.members, m)
+		if err := m.start(); err != nil {
+			return err
+		}
+	}
+	return c.Healthy(ctx)
+}
+
+// Close ends every process of the cluster and removes its folder.
+func (c *Cluster) Close() error { return c.box.Close() }
+
+// Members returns all members, whatever has become of them.
+func (c *Cluster) Members() []*Member { return c.members }
+
+// DSN returns the URL of the whole cluster.
+func (c *Cluster) DSN() string {
+	addrs := make([]string, len(c.members))
+	for i, m := range c.members {
+		addrs[i] = m.Addr()
+	}
+	return dsn(strings.Join(addrs, ","))
+}
+
+func dsn(hosts string) string { return "postgres://postgres@" + hosts + "/postgres?sslmode=disable" }
+
+// Leader returns the member that leads and whose PostgreSQL is out of recovery, and waits until there is one.
+func (c *Cluster) Leader(ctx context.Context) (leader *Member, err error) {
+	err = c.poll(ctx, "a leader", func() bool {
+		leader = c.leader(ctx)
+		return leader != nil
+	})
+	return leader, err
+}
+
+func (c *Cluster) leader(ctx context.Context) *Member {
+	for _, m := range c.members {
+		if status := m.status(ctx); status.leads() {
+			return m
+		}
+	}
+	return nil
+}
+
+// Synchronous returns the standby of which Patroni knows that it has every acknowledged write, and waits until there is
+// one. No other is promoted.
+func (c *Cluster) Synchronous(ctx context.Context) (standby *Member, err error) {
+	err = c.poll(ctx, "a synchronous standby", func() bool {
+		standby = c.synchronous(ctx)
+		return standby != nil
+	})
+	return standby, err
+}
+
+func (c *Cluster) synchronous(ctx context.Context) *Member {
+	for _, m := range c.members {
+		if m.status(ctx).Synchronous {
+			return m
+		}
+	}
+	return nil
+}
+
+// Healthy waits until there is a leader, all other members stream from it, and one of them synchronously.
+func (c *Cluster) Healthy(ctx context.Context) error {
+	return c.poll(ctx, "health", func() bool {
+		leader := c.leader(ctx)
+		return leader != nil && leader.status(ctx).streaming() == len(c.members)-1 && c.synchronous(ctx) != nil
+	})
+}
+
+// Switchover asks Patroni to hand the lead from one member to another, which must be the synchronous standby, and
+// returns when it says that this is done.
+func (c *Cluster) Switchover(ctx context.Context, from, to *Member) error {
+	return from.post(ctx, "/switchover", map[string]string{"leader": from.name, "candidate": to.name})
+}
+
+// Pause puts Patroni into maintenance mode, in which it promotes nobody, and returns once every running member knows.
+func (c *Cluster) Pause(ctx context.Context) error { return c.setPause(ctx, true) }
+
+// Resume ends Pause.
+func (c *Cluster) Resume(ctx context.Context) error { return c.setPause(ctx, false) }
+
+func (c *Cluster) setPause(ctx context.Context, pause bool) error {
+	for _, m := range c.members {
+		if !m.running() {
+			continue
+		}
+		if err := m.patch(ctx, "/config", map[string]bool{"pause": pause}); err != nil {
+			return err
+		}
+		break
+	}
+	return c.poll(ctx, fmt.Sprintf("pause to be %v", pause), func() bool {
+		for _, m := range c.members {
+			if m.running() && m.status(ctx).Pause != pause {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Leaderless waits until every running member knows that nobody leads, because the leader's lock has expired.
+func (c *Cluster) Leaderless(ctx context.Context) error {
+	return c.poll(ctx, "the leader's lock to expire", func() bool {
+		for _, m := range c.members {
+			if m.running() && !m.status(ctx).Unlocked {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// NextRound waits until every running member has gone through its loop at least once from beginning to end, with etcd at
+// hand: whatever Patroni would do about the present, it has begun.
+func (c *Cluster) NextRound(ctx context.Context) error {
+	seen := make(map[*Member]int64)
+	for _, m := range c.members {
+		seen[m] = m.status(ctx).LastSeen
+	}
+	return c.poll(ctx, "Patroni's next round", func() bool {
+		for _, m := range c.members {
+			// The time is told in whole seconds. The first change may come from a round that was under way.
+			if m.running() && m.status(ctx).LastSeen < seen[m]+2 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// RestartEtcd kills etcd, which keeps its data, and returns once it serves again.
+func (c *Cluster) RestartEtcd(ctx context.Context) error {
+	if err := c.box.Kill(ctx, c.etcd.name); err != nil {
+		return err
+	}
+	return c.etcd.start(ctx)
+}
+
+func (c *Cluster) logf(format string, args ...any) {
+	if c.opts.Logf != nil {
+		c.opts.Logf("patroni: "+format, args...)
+	}
+}
+
+// poll asks until done says so. Patroni tells nobody of its own accord, and moves once a second.
+func (c *Cluster) poll(ctx context.Context, what string, done func() bool) error {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for !done() {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return fmt.Errorf("patroni: waited in vain for %s: %w%s", what, context.Cause(ctx), c.describe())
+		}
+	}
+	return nil
+}
+
+// describe quotes the end of every program's log.
+func (c *Cluster) describe() string {
+	var b strings.Builder
+	for _, name := range []string{c.etcd.name} {
+		fmt.Fprintf(&b, "\n%s:\n%s", name, c.box.Log(name))
+	}
+	for _, m := range c.members {
+		fmt.Fprintf(&b, "\n%s:\n%s", m.name, c.box.Log(m.name))
+	}
+	return b.String()
+}
