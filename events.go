@@ -30,6 +30,12 @@ func (pm *PoolManager) announce(prev, next *Snapshot) {
 		if old, new := prev.nodes[i], next.nodes[i]; old.Role != new.Role || old.Status != new.Status {
 			pm.events.add(func() { pm.nodeChanged(old, new) })
 		}
+		if old, new := prev.nodes[i].Report.Pooler, next.nodes[i].Report.Pooler; !old && new {
+			name := next.nodes[i].Name
+			pm.events.add(func() {
+				pm.log.Warn("a pooler stands before this node: only probes tell of changes, traffic does not", zap.String("node", name))
+			})
+		}
 		if old, new := prev.nodes[i].Report.Limited, next.nodes[i].Report.Limited; old == nil && new != nil {
 			name := next.nodes[i].Name
 			pm.events.add(func() {
