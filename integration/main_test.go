@@ -74,8 +74,8 @@ func unavailable(t testing.TB, err error) {
 	}
 }
 
-// patience is how long a test waits for what should take milliseconds.
-const patience = 30 * time.Second
+// patience is how long a test waits for what should take milliseconds, or seconds where Patroni has a part in it.
+const patience = time.Minute
 
 // testContext ends well before go test gives up, so that a test that hangs says where.
 func testContext(t testing.TB) context.Context {

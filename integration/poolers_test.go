@@ -163,9 +163,13 @@ func TestPgBouncerBeforeEveryNode(t *testing.T) {
 	m.undisturbed(mark)
 
 	must(t, old.Kill())
-	m.awaitStatus(before(old), hasql.StatusSuspect) // PgBouncer answers, so the address is alive
-	_, err := m.AcquireMaster(canceled())
-	if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "08P01" || !strings.Contains(err.Error(), "server login has been failing") {
+	// PgBouncer answers, so the address is alive, and says that the server is not.
+	m.awaitProbe("PgBouncer's refusal", func(s *hasql.Snapshot) bool {
+		n := state(s, before(old))
+		pg, ok := errors.AsType[*pgconn.PgError](n.Cause)
+		return n.Status == hasql.StatusSuspect && ok && pg.Code == "08P01"
+	})
+	if _, err := m.AcquireMaster(canceled()); err == nil || !strings.Contains(err.Error(), before(old).Addr()+" suspect") {
 		t.Errorf("with the master dead behind its PgBouncer, an acquire got: %v", err)
 	}
 	next, other := foremost(t, cluster.Nodes()[1], cluster.Nodes()[2])

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,53 +163,30 @@ func (c *Cluster) Pause(ctx context.Context) error { return c.setPause(ctx, true
 func (c *Cluster) Resume(ctx context.Context) error { return c.setPause(ctx, false) }
 
 func (c *Cluster) setPause(ctx context.Context, pause bool) error {
-	for _, m := range c.members {
-		if !m.running() {
-			continue
-		}
-		if err := m.patch(ctx, "/config", map[string]bool{"pause": pause}); err != nil {
-			return err
-		}
-		break
+	running := c.running()
+	if len(running) == 0 {
+		return errors.New("patroni: no member runs")
 	}
-	return c.poll(ctx, fmt.Sprintf("pause to be %v", pause), func() bool {
-		for _, m := range c.members {
-			if m.running() && m.status(ctx).Pause != pause {
-				return false
-			}
-		}
-		return true
-	})
+	if err := running[0].patch(ctx, "/config", map[string]bool{"pause": pause}); err != nil {
+		return err
+	}
+	return c.pollAll(ctx, fmt.Sprintf("pause to be %v", pause), func(m *Member) bool { return m.status(ctx).Pause == pause })
 }
 
 // Leaderless waits until every running member knows that nobody leads, because the leader's lock has expired.
 func (c *Cluster) Leaderless(ctx context.Context) error {
-	return c.poll(ctx, "the leader's lock to expire", func() bool {
-		for _, m := range c.members {
-			if m.running() && !m.status(ctx).Unlocked {
-				return false
-			}
-		}
-		return true
-	})
+	return c.pollAll(ctx, "the leader's lock to expire", func(m *Member) bool { return m.status(ctx).Unlocked })
 }
 
 // NextRound waits until every running member has gone through its loop at least once from beginning to end, with etcd at
 // hand: whatever Patroni would do about the present, it has begun.
 func (c *Cluster) NextRound(ctx context.Context) error {
 	seen := make(map[*Member]int64)
-	for _, m := range c.members {
+	for _, m := range c.running() {
 		seen[m] = m.status(ctx).LastSeen
 	}
-	return c.poll(ctx, "Patroni's next round", func() bool {
-		for _, m := range c.members {
-			// The time is told in whole seconds. The first change may come from a round that was under way.
-			if m.running() && m.status(ctx).LastSeen < seen[m]+2 {
-				return false
-			}
-		}
-		return true
-	})
+	// The time is told in whole seconds. The first change may come from a round that was under way.
+	return c.pollAll(ctx, "Patroni's next round", func(m *Member) bool { return m.status(ctx).LastSeen >= seen[m]+2 })
 }
 
 // RestartEtcd kills etcd, which keeps its data, and returns once it serves again.
@@ -227,24 +205,34 @@ func (c *Cluster) logf(format string, args ...any) {
 
 // poll asks until done says so. Patroni tells nobody of its own accord, and moves once a second.
 func (c *Cluster) poll(ctx context.Context, what string, done func() bool) error {
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for !done() {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			return fmt.Errorf("patroni: waited in vain for %s: %w%s", what, context.Cause(ctx), c.describe())
+			return fmt.Errorf("patroni: waited in vain for %s: %w%s", what, context.Cause(ctx), c.logs())
 		}
 	}
 	return nil
 }
 
-// describe quotes the end of every program's log.
-func (c *Cluster) describe() string {
+// pollAll is poll for something that is to be true of every running member.
+func (c *Cluster) pollAll(ctx context.Context, what string, done func(*Member) bool) error {
+	return c.poll(ctx, what, func() bool {
+		return !slices.ContainsFunc(c.running(), func(m *Member) bool { return !done(m) })
+	})
+}
+
+// running returns the members whose Patroni runs.
+func (c *Cluster) running() []*Member {
+	return slices.DeleteFunc(slices.Clone(c.members), func(m *Member) bool { return !m.running() })
+}
+
+// logs quotes the end of every program's log.
+func (c *Cluster) logs() string {
 	var b strings.Builder
-	for _, name := range []string{c.etcd.name} {
-		fmt.Fprintf(&b, "\n%s:\n%s", name, c.box.Log(name))
-	}
+	fmt.Fprintf(&b, "\n%s:\n%s", c.etcd.name, c.box.Log(c.etcd.name))
 	for _, m := range c.members {
 		fmt.Fprintf(&b, "\n%s:\n%s", m.name, c.box.Log(m.name))
 	}

@@ -21,7 +21,8 @@ type Member struct {
 }
 
 // configFile is a member's configuration. ttl 5, loop_wait 1 and retry_timeout 2 are close to the shortest with which
-// Patroni 3 works at all. failsafe_mode keeps the leader in its place while etcd is away.
+// Patroni 3 works at all. failsafe_mode keeps the leader in its place while etcd is away. WAL is kept small because
+// pg_rewind copies all of it.
 const configFile = `scope: hasql
 name: NAME
 restapi: {listen: 'API', connect_address: 'API'}
@@ -38,7 +39,7 @@ bootstrap:
     postgresql:
       use_pg_rewind: true
       use_slots: true
-      parameters: {max_connections: 100, wal_log_hints: 'on', wal_keep_size: 128MB, hot_standby: 'on'}
+      parameters: {max_connections: 100, wal_log_hints: 'on', wal_keep_size: 32MB, max_wal_size: 64MB, min_wal_size: 32MB}
   initdb: [encoding: UTF8, {locale: C}, {auth-host: trust}, {auth-local: trust}, no-sync]
   pg_hba: [host all all 127.0.0.1/32 trust, host replication all 127.0.0.1/32 trust]
 postgresql:
