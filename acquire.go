@@ -2,7 +2,6 @@ package hasql
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -49,7 +48,7 @@ func (r *Route) current() *table {
 
 // pick chooses one of the candidates, or nil if there are none.
 func (r *Route) pick(c *choice) *Candidate {
-	if len(c.masters) > 0 && rand.Float64() < r.want.masterWeight {
+	if len(c.masters) > 0 && fraction() < r.want.masterWeight {
 		return r.pickOf(c.masters)
 	}
 	chosen := r.pickOf(c.fit)

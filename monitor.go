@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"syscall"
@@ -389,5 +388,5 @@ func huntInterval(missing, recovery, check time.Duration) time.Duration {
 
 // jittered spreads d by ±10 %, so that many clients do not probe in step.
 func jittered(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
+	return time.Duration(float64(d) * (0.9 + 0.2*fraction()))
 }

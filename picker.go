@@ -1,7 +1,6 @@
 package hasql
 
 import (
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 )
@@ -57,11 +56,11 @@ func leastLoaded(cs []Candidate) int {
 		}
 	}
 	near := uint32(low)
-	i := rand.Uint32N(near)
+	i := below(near)
 	if near == 1 {
 		return cs[i].byLatency
 	}
-	j := rand.Uint32N(near - 1)
+	j := below(near - 1)
 	if j >= i {
 		j++
 	}
@@ -110,7 +109,7 @@ func (r *roundRobin) Pick(cs []Candidate) int {
 // Random takes any node.
 func Random() Picker { return PickerFunc(random) }
 
-func random(cs []Candidate) int { return int(rand.Uint32N(uint32(len(cs)))) }
+func random(cs []Candidate) int { return int(below(uint32(len(cs)))) }
 
 // RandomWeighted takes a node with a probability in proportion to the reciprocal of its latency: one that answers twice
 // as fast gets twice the work.
@@ -118,7 +117,7 @@ func RandomWeighted() Picker { return PickerFunc(randomWeighted) }
 
 func randomWeighted(cs []Candidate) int {
 	last := len(cs) - 1
-	at := rand.Float64() * cs[last].weightSum
+	at := fraction() * cs[last].weightSum
 	low, high := 0, last
 	for low < high {
 		middle := int(uint(low+high) / 2)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -314,7 +313,7 @@ func (n *nodePool) fill() {
 
 // risen draws whether a node that has been back since then takes one more piece of work already.
 func (n *nodePool) risen(since time.Time) bool {
-	return n.filling.Load() == 0 && rand.Float64() < float64(time.Since(since))/float64(riseTime)
+	return n.filling.Load() == 0 && fraction() < float64(time.Since(since))/float64(riseTime)
 }
 
 // retiredError ends the wait for a connection to a node that is no longer what it was.
