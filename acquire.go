@@ -20,8 +20,10 @@ type table struct {
 func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	t := r.current()
 	c := r.pick(&t.choice)
+	var spent time.Duration
 	if c != nil {
-		if conn := r.pm.pools[c.index].tryBorrow(ctx); conn != nil {
+		var conn *pgxpool.Conn
+		if conn, spent = r.pm.pools[c.index].tryBorrow(ctx); conn != nil {
 			if r.pm.cluster.snapshot() == t.snapshot || r.fits(c) {
 				c.load.acquires[r.want.target].Add(1)
 				return conn, nil
@@ -29,7 +31,7 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 			conn.Release() // the node changed under us
 		}
 	}
-	return r.wait(ctx, t.snapshot, c)
+	return r.wait(ctx, t.snapshot, c, spent)
 }
 
 // current returns the candidates as of the current snapshot. The first acquire that sees a new one finds them for all.
@@ -79,8 +81,8 @@ func (r *Route) fits(c *Candidate) bool {
 
 // wait acquires where there is something to wait for: a node, a place in a pool, a dial. It begins with the node that was
 // picked already, if the view is still the same: to pick again would skip every other turn of a policy that takes turns.
-func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate) (conn *pgxpool.Conn, err error) {
-	started := time.Now()
+func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, spent time.Duration) (conn *pgxpool.Conn, err error) {
+	started := time.Now().Add(-spent)
 	if limit := r.pm.config.AcquireTimeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, started.Add(limit), errAcquireTimeout)

@@ -151,24 +151,29 @@ func (n *nodePool) unpooled(c *pgx.Conn) {
 // tryBorrow gets a connection without waiting, or none. It is the path of nearly every acquire: as long as no more are
 // asked for than are open, one is idle, so neither a timer nor a derived context is needed. What it may come to wait for
 // all the same is bounded: a connection that turns out to be past its lifetime costs a dial, and ConnectTimeout ends that.
-func (n *nodePool) tryBorrow(ctx context.Context) *pgxpool.Conn {
+// What a ping took is spent of the caller's budget; the rest takes no time, and is not worth a look at the clock.
+func (n *nodePool) tryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent time.Duration) {
 	if !n.simple {
-		return nil
+		return nil, 0
 	}
 	if n.load.lent.Add(1) > n.load.open.Load() {
 		n.load.lent.Add(-1)
-		return nil
+		return nil, 0
 	}
 	conn, err := n.pool.Acquire(ctx)
 	if err != nil {
 		n.load.lent.Add(-1)
-		return nil
+		return nil, 0
 	}
-	if n.doubts.Load() > 0 && n.prove(ctx, conn) != nil {
+	if n.doubts.Load() == 0 {
+		return conn, 0
+	}
+	began := time.Now()
+	if n.prove(ctx, conn) != nil {
 		conn.Release()
-		return nil
+		conn = nil
 	}
-	return conn
+	return conn, time.Since(began)
 }
 
 // borrow gets a connection, for which it may wait until ctx or service ends. The service must be the one that the node
