@@ -37,6 +37,7 @@ type monitor struct {
 	probes      atomic.Uint64 // begun
 	asking      atomic.Bool   // whether the last of them is under way
 	askedAt     time.Time     // when the last probe began
+	took        time.Duration // what its answer took, zero if there was none
 	connectedAt time.Time     // when the connection was made
 	suspectAt   time.Time     // since when the node gives no sign of life, zero if it does
 	preparing   atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
@@ -125,7 +126,7 @@ type answer struct {
 // then down. It reports whether to ask again at once.
 func (m *monitor) probe(ctx context.Context) (again bool) {
 	started := time.Now()
-	m.askedAt = started
+	m.askedAt, m.took = started, 0
 	m.probes.Add(1)
 	m.asking.Store(true)
 	ask, giveUp := context.WithCancel(ctx)
@@ -236,7 +237,7 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	}
 	if a.err == nil {
 		m.suspectAt = time.Time{}
-		if time.Since(a.sent) > m.checkTimeout {
+		if m.took = time.Since(a.sent); m.took > m.checkTimeout {
 			return true // true when it was asked, perhaps no longer: a thawed master believes that it still is one
 		}
 		m.send(observation{sent: a.sent, report: &a.report})
@@ -319,9 +320,10 @@ type hookError struct{ err error }
 func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
 func (e *hookError) Unwrap() error { return e.err }
 
-// rest waits until the next probe is due, wished for or hinted at, or until the connection ends.
+// rest waits until the next probe is due, wished for or hinted at, or until the connection ends. The time that an answer
+// took counts: evidence is as old as its question.
 func (m *monitor) rest(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, m.interval())
+	ctx, cancel := context.WithTimeout(ctx, m.interval()-m.took)
 	defer cancel()
 	lost := make(chan struct{})
 	if m.conn != nil {

@@ -166,6 +166,25 @@ func TestStallShorterThanDownTimeoutNeverCuts(t *testing.T) {
 	})
 }
 
+func TestEvidenceIsAsFreshAsPromisedThoughAnswersAreSlow(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		time.Sleep(5 * time.Second) // by now a probe is one round trip
+		for _, n := range c.Nodes() {
+			n.Latency(400 * time.Millisecond)
+		}
+		for range 100 {
+			time.Sleep(50 * time.Millisecond)
+			for n := range pm.Snapshot().Nodes() {
+				if age := time.Since(n.ReportedAt); n.Status != StatusUp || age > DefaultCheckInterval*11/10+DefaultCheckTimeout {
+					t.Errorf("%s is %v by an answer of %v ago", n.Name, n.Status, age)
+				}
+			}
+		}
+	})
+}
+
 func TestLossOfTheMonitorsSessionAloneNeverCuts(t *testing.T) {
 	service := errors.New("token service unavailable")
 	for name, prepare := range map[string]func(context.Context) error{
