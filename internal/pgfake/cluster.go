@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,9 @@ type Cluster struct {
 	mu              sync.Mutex // guards everything below and the state of every node; taken before a link's
 	closed          bool
 	requirePassword bool
+	synchronous     bool
+	skewed          bool
+	replayed        chan struct{} // closed when a replica replays more; nil while nobody waits
 	exact           map[string]*route
 	prefixes        map[string]*route
 	lastPID         uint32
@@ -102,6 +106,36 @@ func (c *Cluster) RequirePassword(on bool) {
 	c.requirePassword = on
 }
 
+// Synchronous is synchronous_standby_names = 'ANY 1 (*)': a commit is
+// acknowledged once a replica has replayed it, and waits until then. A session
+// that is ended while it waits acknowledges nothing, though the write is in the
+// log of its node. Off at first.
+func (c *Cluster) Synchronous(on bool) {
+	defer c.lock()()
+	c.synchronous = on
+}
+
+// Skew makes every new connection answer some nanoseconds later than those
+// before it, so that hardly any two answers share an instant. In virtual time
+// what happens at one instant happens in any order.
+func (c *Cluster) Skew(on bool) {
+	defer c.lock()()
+	c.skewed = on
+}
+
+// Committed returns the record of a write, wherever it is.
+func (c *Cluster) Committed(token string) (r Record, ok bool) {
+	defer c.lock()()
+	for _, n := range c.nodes {
+		for _, r := range slices.Backward(n.wal) {
+			if r.Token == token {
+				return r, true
+			}
+		}
+	}
+	return Record{}, false
+}
+
 // Survived reports whether a write of token is in the log of the current
 // master, the one with the highest timeline, running or not.
 func (c *Cluster) Survived(token string) bool {
@@ -158,7 +192,7 @@ func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, fail(syscall.ECONNREFUSED)
 	}
 	n.dials++
-	for n.cut && !c.closed {
+	for n.cut != 0 && !c.closed {
 		if !n.waitLocked(ctx) {
 			return nil, fail(ctx.Err())
 		}

@@ -20,7 +20,8 @@
 //
 // A fault belongs to one of three layers, and they combine:
 //
-//	network   Cut, Heal          dials hang, bytes wait in flight (TCP retransmits)
+//	network   Cut, Heal, …       dials hang, bytes wait in flight (TCP retransmits),
+//	                             in both directions or in one
 //	process   Freeze, Thaw,      the kernel still answers: dials succeed and
 //	          Latency            bytes are buffered, but nobody works on them
 //	server    Kill, Stop, Start, refused dials, FATAL messages, closed sockets

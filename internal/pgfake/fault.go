@@ -68,13 +68,25 @@ func (n *Node) Crash() {
 // query. It does nothing on a master.
 func (n *Node) Promote() {
 	defer n.cluster.lock()()
+	highest := 0
+	for _, other := range n.cluster.nodes {
+		highest = max(highest, other.timeline)
+	}
+	n.promoteLocked(highest)
+}
+
+// PromoteAlone is Promote of a replica that knows of no other's promotion: its
+// timeline is one above its own, and may be one that another node has as well.
+func (n *Node) PromoteAlone() {
+	defer n.cluster.lock()()
+	n.promoteLocked(n.timeline)
+}
+
+func (n *Node) promoteLocked(highest int) {
 	if !n.inRecovery {
 		return
 	}
-	for _, other := range n.cluster.nodes {
-		n.timeline = max(n.timeline, other.timeline)
-	}
-	n.timeline++
+	n.timeline = highest + 1
 	n.inRecovery, n.paused = false, false
 	n.appendLocked("", n.lsn)
 }
@@ -135,10 +147,18 @@ func (n *Node) Thaw() { n.setGates(func() { n.frozen = false }) }
 // Cut black-holes the network of the node: dials hang until their context ends,
 // and bytes of either side, also the end of a connection, wait until Heal, as
 // TCP would retransmit them. Replication stops as well.
-func (n *Node) Cut() { n.setGates(func() { n.cut = true }) }
+func (n *Node) Cut() { n.setGates(func() { n.cut = both }) }
 
-// Heal ends Cut.
-func (n *Node) Heal() { n.setGates(func() { n.cut = false }) }
+// CutRequests is Cut for what clients send alone, CutAnswers for what the server
+// sends: a connection that was there goes on in the other direction. There are
+// no new ones, for a handshake needs both.
+func (n *Node) CutRequests() { n.setGates(func() { n.cut = toServer }) }
+
+// CutAnswers is the other half of Cut, see CutRequests.
+func (n *Node) CutAnswers() { n.setGates(func() { n.cut = toClient }) }
+
+// Heal ends Cut, CutRequests and CutAnswers.
+func (n *Node) Heal() { n.setGates(func() { n.cut = 0 }) }
 
 // Latency makes every answer leave d after its request arrived. The work itself
 // is done at once, so a Kill in between loses the answer, not the commit.

@@ -18,6 +18,15 @@ const (
 	reset           // RST: the reader sees ECONNRESET
 )
 
+// way is a direction of the network, or both.
+type way uint8
+
+const (
+	toServer way = 1 << iota
+	toClient
+	both = toServer | toClient
+)
+
 // packet is what one Write put on the wire, or the end of the stream.
 type packet struct {
 	data  []byte
@@ -39,13 +48,13 @@ type link struct {
 	mu           sync.Mutex
 	wake         chan struct{} // closed at the next change; nil while nobody waits
 	up, down     queue         // to the server, to the client
-	cut          bool          // packets stay in flight in both directions
+	cut          way           // packets of these ways stay in flight
 	frozen       bool          // the server process neither reads nor sends
 	clientClosed bool
 	serverClosed bool
 	broken       bool // the client has written to a closed peer: its next write fails
 
-	latency                     time.Duration
+	latency, skew               time.Duration
 	requested                   time.Time // arrival of what the server read last
 	readDeadline, writeDeadline time.Time // of the client's end
 }
@@ -86,22 +95,27 @@ func (l *link) settleLocked(now time.Time) {
 			p.sent = true
 		}
 	}
-	if l.cut {
-		return
+	if l.cut&toServer == 0 {
+		l.up.deliver(now)
 	}
-	for _, q := range []*queue{&l.up, &l.down} {
-		for len(q.flight) > 0 && q.flight[0].sent {
-			p := q.flight[0]
-			p.at = now
-			q.flight = q.flight[1:]
-			q.arrived = append(q.arrived, p)
-		}
+	if l.cut&toClient == 0 {
+		l.down.deliver(now)
+	}
+}
+
+// deliver moves what has been sent.
+func (q *queue) deliver(now time.Time) {
+	for len(q.flight) > 0 && q.flight[0].sent {
+		p := q.flight[0]
+		p.at = now
+		q.flight = q.flight[1:]
+		q.arrived = append(q.arrived, p)
 	}
 }
 
 // setGates applies the state of the node's network and process. A new latency
 // applies to what the server writes from now on.
-func (l *link) setGates(cut, frozen bool, latency time.Duration) {
+func (l *link) setGates(cut way, frozen bool, latency time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -167,7 +181,7 @@ func (l *link) clientRead(b []byte) (int, error) {
 
 // nextReadyLocked is when the head of the way to the client arrives by itself.
 func (l *link) nextReadyLocked() time.Time {
-	if l.cut || l.frozen || len(l.down.flight) == 0 {
+	if l.cut&toClient != 0 || l.frozen || len(l.down.flight) == 0 {
 		return time.Time{}
 	}
 	return l.down.flight[0].ready

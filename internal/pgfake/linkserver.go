@@ -40,7 +40,7 @@ func (e serverEnd) Write(b []byte) (int, error) {
 	if l.serverClosed {
 		return 0, net.ErrClosed
 	}
-	l.sendLocked(packet{data: append([]byte(nil), b...), ready: l.requested.Add(l.latency)})
+	l.sendLocked(packet{data: append([]byte(nil), b...), ready: l.requested.Add(l.latency + l.skew)})
 	return len(b), nil
 }
 

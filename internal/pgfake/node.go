@@ -20,10 +20,11 @@ type Node struct {
 	wake chan struct{} // closed when a hanging dial should look again; nil while none hangs
 
 	// network and process
-	up, cut, frozen bool
-	latency         time.Duration
-	links           []*link
-	sessions        map[uint32]*Session // by pid; 0 < pid also before the login is through
+	up, frozen bool
+	cut        way
+	latency    time.Duration
+	links      []*link
+	sessions   map[uint32]*Session // by pid; 0 < pid also before the login is through
 
 	// server
 	startingUp      bool
@@ -207,6 +208,9 @@ func (n *Node) acceptLocked() net.Conn {
 	c.lastPID++
 	c.lastPort++
 	l := &link{cut: n.cut, frozen: n.frozen, latency: n.latency}
+	if c.skewed {
+		l.skew = time.Duration(c.lastPID)
+	}
 	n.links = append(n.links, l)
 	s := newSession(n, l, c.lastPID)
 	n.sessions[s.pid] = s

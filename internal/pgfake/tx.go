@@ -65,13 +65,22 @@ func (s *Session) commit() {
 	if len(writes) == 0 || !s.link.awaitThaw() {
 		return
 	}
+	if id, synchronous := s.log(writes); synchronous {
+		s.awaitReplica(id)
+	}
+}
+
+// log appends writes to the node's log, unless the session has been ended. It
+// returns the id of the last record, and whether a replica must have it too.
+func (s *Session) log(writes []string) (id uint64, synchronous bool) {
 	defer s.node.cluster.lock()()
 	if s.gone {
-		return
+		return 0, false
 	}
 	for _, token := range writes {
 		s.node.appendLocked(token, s.node.lsn+WriteSize)
 	}
+	return s.node.cluster.lastRecord, s.node.cluster.synchronous
 }
 
 // txStatements maps the first word of a transaction statement to what it does

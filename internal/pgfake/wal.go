@@ -1,6 +1,9 @@
 package pgfake
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Record is one entry of a node's write-ahead log.
 type Record struct {
@@ -89,6 +92,47 @@ func (n *Node) appendLocked(token string, lsn int64) {
 func (n *Node) replayLocked(r Record) {
 	n.wal = append(n.wal, r)
 	n.lsn, n.timeline = r.LSN, r.Timeline
+	if c := n.cluster; c.replayed != nil {
+		close(c.replayed)
+		c.replayed = nil
+	}
+}
+
+// awaitReplica blocks until a replica has replayed the record, or until the
+// session has been ended, which leaves nothing to acknowledge it with.
+func (s *Session) awaitReplica(id uint64) {
+	c := s.node.cluster
+	unlock := c.lock()
+	for !s.node.replicatedLocked(id) {
+		if c.replayed == nil {
+			c.replayed = make(chan struct{})
+		}
+		replayed := c.replayed
+		unlock()
+		select {
+		case <-replayed:
+		case <-s.ctx.Done():
+			return
+		}
+		unlock = c.lock()
+	}
+	unlock()
+	s.link.awaitThaw()
+}
+
+// replicatedLocked reports whether a replica that streams from n holds a record.
+func (n *Node) replicatedLocked(id uint64) bool {
+	for _, other := range n.cluster.nodes {
+		if other.upstreamLocked() != n {
+			continue
+		}
+		for _, r := range slices.Backward(other.wal) {
+			if r.id == id {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // replicateLocked replays on every replica what its master has sent by now.
@@ -110,19 +154,21 @@ func (c *Cluster) replicateLocked(now time.Time) {
 }
 
 // upstreamLocked returns the master that a replica streams from: the newest
-// reachable one of its cluster, unless their logs have diverged.
+// reachable one of its cluster, unless their logs have diverged. Under synchronous
+// replication it is the newest one, reachable or not: who fails over sees to it
+// that nobody goes on to confirm what an older one commits.
 func (n *Node) upstreamLocked() *Node {
 	if !n.inRecovery || !n.reachableLocked() {
 		return nil
 	}
 	var m *Node
 	for _, other := range n.cluster.nodes {
-		if !other.inRecovery && other.reachableLocked() && other.systemID == n.systemID &&
+		if !other.inRecovery && (n.cluster.synchronous || other.reachableLocked()) && other.systemID == n.systemID &&
 			(m == nil || other.timeline > m.timeline) {
 			m = other
 		}
 	}
-	if m == nil || !n.prefixOfLocked(m) {
+	if m == nil || !m.reachableLocked() || !n.prefixOfLocked(m) {
 		return nil
 	}
 	return m
@@ -130,7 +176,7 @@ func (n *Node) upstreamLocked() *Node {
 
 // reachableLocked reports whether the node's process works and its network
 // carries; a cut keeps other nodes away like clients.
-func (n *Node) reachableLocked() bool { return n.up && !n.frozen && !n.cut }
+func (n *Node) reachableLocked() bool { return n.up && !n.frozen && n.cut == 0 }
 
 // prefixOfLocked reports whether n holds nothing that m does not.
 func (n *Node) prefixOfLocked(m *Node) bool {
