@@ -1,0 +1,328 @@
+package hasql
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// slack is what a call may take beyond its budget: the last answer may be on its way.
+const slack = 5 * time.Millisecond
+
+// statementBound is what a statement may take that nobody ends but the library: until the silence of its node is noticed,
+// that is given up, and its sockets are cut. A node that is merely slow is given the time of a few answers.
+func statementBound(p *plan) time.Duration {
+	return 2*p.checkInterval + p.downTimeout + cutGrace + 5*time.Second
+}
+
+// recoveryBound is what a cluster that works again may take to be known as such: the longest pause between two probes, a
+// hung one, and the pause after it.
+func recoveryBound(p *plan) time.Duration { return 2*p.checkInterval + 2*time.Second }
+
+// violate notes that an invariant does not hold.
+func (s *simulation) violate(invariant, format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.violateLocked(invariant, format, args...)
+}
+
+func (s *simulation) violateLocked(invariant, format string, args ...any) {
+	for _, f := range s.failures {
+		if f.Invariant == invariant {
+			return
+		}
+	}
+	f := failure{invariant, fmt.Sprintf(format, args...), time.Since(s.began)}
+	s.failures = append(s.failures, f)
+	s.trace = append(s.trace, event{f.At, "VIOLATED " + f.Invariant, f.What})
+}
+
+// within is the invariant "budget": every call returns within its budget.
+func (s *simulation) within(what string, began time.Time, budget time.Duration, err error) {
+	if took := time.Since(began); took > budget+slack {
+		s.violate("budget", "%s took %v, with a budget of %v: %v", what, took, budget, err)
+	}
+}
+
+// finished looks at the end of an operation: in time, and without an error once all is well.
+func (s *simulation) finished(o *operation, name string, err error) {
+	s.within(fmt.Sprintf("client %d: %s", o.id, name), o.began, o.limit, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil && !o.impatient && !s.closed && !s.calmSince.IsZero() && o.began.After(s.calmSince) {
+		s.violateLocked("liveness", "client %d: %s failed though all is well: %v", o.id, name, err)
+	}
+}
+
+func (s *simulation) read() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reads++
+}
+
+// change is one entry in the history of a node, as the library told it.
+type change struct {
+	at     time.Time
+	status Status
+	role   Role
+}
+
+// lend is a connection that an acquire returned.
+type lend struct {
+	at     time.Time
+	node   int
+	target Target
+}
+
+// lent notes the connection of an acquire, to be looked at when the hooks have been told of this moment.
+func (s *simulation) lent(o *operation, conn *pgxpool.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lends = append(s.lends, lend{time.Now(), s.node(conn.Conn().Config().Host), o.target})
+}
+
+// acknowledged is the invariant "stale": no write is acknowledged by a node of an older timeline than the library knew
+// of before its acquire began. Where a name leads elsewhere nobody can know. And half of the invariant "lost": what was
+// acknowledged is in some log. checkSurvival has the other half.
+func (s *simulation) acknowledged(o *operation, conn *pgxpool.Conn, token string) {
+	record, found := s.truth.fake.Committed(token)
+	s.truth.mu.Lock()
+	renamed, rewoundAt := s.truth.renamed, s.truth.rewoundAt
+	s.truth.mu.Unlock()
+	elsewhere := renamed[0] || renamed[1] || renamed[2]
+	if conn != nil {
+		elsewhere = renamed[s.node(conn.Conn().Config().Host)]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acks = append(s.acks, token)
+	switch {
+	case !found && rewoundAt.Before(o.began):
+		s.violateLocked("lost", "client %d: write %s was acknowledged, and is nowhere", o.id, token)
+	case found && !elsewhere && record.Timeline < int(o.known.timeline):
+		s.violateLocked("stale", "client %d: write %s went to timeline %d, though %d was known", o.id, token, record.Timeline, o.known.timeline)
+	}
+}
+
+// checkSurvival is the invariant "lost": under synchronous replication the newest master has all that was acknowledged.
+func (s *simulation) checkSurvival() {
+	if !s.plan.synchronous {
+		return
+	}
+	kept := make(map[string]bool)
+	for _, record := range s.truth.fake.Master().Log() {
+		kept[record.Token] = true
+	}
+	for _, token := range s.acks {
+		if !kept[token] {
+			s.violate("lost", "write %s was acknowledged and did not survive", token)
+		}
+	}
+}
+
+// follow looks at every snapshot.
+func (s *simulation) follow() {
+	for prev := s.pm.Snapshot(); !prev.closed; {
+		<-prev.next
+		next := s.pm.Snapshot()
+		s.checkOrder(prev, next)
+		s.checkSets(next)
+		prev = next
+	}
+}
+
+// checkOrder is the invariant "evidence": neither evidence nor timeline ever goes back.
+func (s *simulation) checkOrder(prev, next *Snapshot) {
+	switch {
+	case next.identity == prev.identity && next.timeline < prev.timeline:
+		s.violate("evidence", "the timeline went from %d to %d", prev.timeline, next.timeline)
+	case next.at.Before(prev.at):
+		s.violate("evidence", "the time went from %v to %v", prev.at, next.at)
+	}
+	for i := range next.nodes {
+		old, new := &prev.nodes[i], &next.nodes[i]
+		if new.probe < old.probe || new.probe == old.probe && old.answered && !new.answered || new.ReportedAt.Before(old.ReportedAt) {
+			s.violate("evidence", "%s went from probe %d (answered: %v) to probe %d (answered: %v)",
+				new.Name, old.probe, old.answered, new.probe, new.answered)
+		}
+	}
+}
+
+// checkSets is the invariant "sets": each node is a master, a replica or neither, there is one master at most, on the
+// highest timeline, and what an acquire can pick is of the role it wants.
+func (s *simulation) checkSets(v *Snapshot) {
+	in := make(map[string]int)
+	for n := range v.Masters() {
+		in[n.Name]++
+		if n.Report.Timeline != 0 && n.Report.Timeline < v.timeline {
+			s.violate("sets", "%s is a master on timeline %d, and %d is known", n.Name, n.Report.Timeline, v.timeline)
+		}
+		for other := range v.Masters() {
+			if other.Name != n.Name && !n.Report.sameServer(&other.Report) {
+				s.violate("sets", "%s and %s are masters", n.Name, other.Name)
+			}
+		}
+	}
+	for n := range v.Replicas() {
+		in[n.Name]++
+	}
+	for name, times := range in {
+		if times > 1 {
+			s.violate("sets", "%s is in two sets", name)
+		}
+	}
+	for n := range v.Nodes() {
+		if up := n.Status == StatusUp; up != (in[n.Name] == 1) || up != (n.Cause == nil) {
+			s.violate("sets", "%s is %v, a %v, because of %v, and in %d sets", n.Name, n.Status, n.Role, n.Cause, in[n.Name])
+		}
+	}
+}
+
+// look is what is checked whenever everybody has done what can be done at this moment.
+func (s *simulation) look() {
+	s.checkLends()
+	s.checkFreshness()
+	s.checkCuts()
+	s.checkProbes()
+	s.checkSleepers()
+}
+
+// checkLends is the invariant "lent": when an acquire returns, its node is up in a role that was asked for.
+func (s *simulation) checkLends() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.lends {
+		fits := false
+		history := s.histories[l.node]
+		for i, c := range history {
+			if !c.at.After(l.at) && (i+1 == len(history) || !history[i+1].at.Before(l.at)) {
+				fits = fits || c.status == StatusUp && (c.role == l.target.role() || s.plan.fallback && c.role == RoleMaster)
+			}
+		}
+		if !fits {
+			s.violateLocked("lent", "a connection to pg%d was lent at %v for a %v", l.node+1, l.at.Sub(s.began), l.target)
+		}
+	}
+	s.lends = nil
+}
+
+func (t Target) role() Role {
+	if t == TargetMaster {
+		return RoleMaster
+	}
+	return RoleReplica
+}
+
+// checkFreshness is the invariant "fresh": a node is up by an answer that is hardly older than CheckInterval.
+func (s *simulation) checkFreshness() {
+	most := s.plan.checkInterval + s.plan.checkInterval/10 + s.pm.config.CheckTimeout
+	for n := range s.pm.Snapshot().Nodes() {
+		if age := time.Since(n.ReportedAt); n.Status == StatusUp && age > most+slack {
+			s.violate("fresh", "%s is up by an answer of %v ago, with %v between two probes", n.Name, age, s.plan.checkInterval)
+		}
+	}
+}
+
+// checkCuts is the invariant "cut": nobody waits for the answer of a node that has been given up.
+func (s *simulation) checkCuts() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.clients {
+		if c.asked.IsZero() {
+			continue
+		}
+		history := s.histories[c.node]
+		last := history[len(history)-1]
+		if last.status.severed() && time.Since(c.asked) > cutGrace+slack && time.Since(last.at) > cutGrace+slack {
+			s.violateLocked("cut", "client %d has waited for pg%d for %v, which has been %v for %v",
+				c.id, c.node+1, time.Since(c.asked), last.status, time.Since(last.at))
+		}
+	}
+}
+
+// window is a time in which the probes of a node are counted.
+type window struct {
+	began  time.Time
+	probes uint64
+	steady bool // whether there has been a master and the node was up
+}
+
+// checkProbes is the invariant "probes": by CheckInterval while all is well, by RecoveryInterval at most.
+func (s *simulation) checkProbes() {
+	v := s.pm.Snapshot()
+	for i := range s.windows {
+		w, n, begun := &s.windows[i], &v.nodes[i], s.pm.monitors[i].probes.Load()
+		w.steady = w.steady && v.lostAt.IsZero() && n.Status == StatusUp
+		length := time.Since(w.began)
+		if length < time.Second {
+			continue
+		}
+		calm := !s.calmSince.IsZero() && w.began.After(s.calmSince)
+		most := length*10/(9*s.plan.recoveryInterval) + length/s.pm.config.CheckTimeout + 4
+		switch {
+		case calm:
+			most = length*10/(9*s.plan.checkInterval) + 1
+		case w.steady && !s.changedSince(w.began):
+			// Each probe that was due lets hints come anew, twice as rarely each time.
+			perCheck := time.Duration(2)
+			for d := s.plan.recoveryInterval; d < s.plan.checkInterval; d *= 2 {
+				perCheck++
+			}
+			most = (length*10/(9*s.plan.checkInterval) + 1) * perCheck
+		}
+		if count := begun - w.probes; !w.began.IsZero() && count > uint64(most) {
+			s.violate("probes", "pg%d was probed %d times in %v (calm: %v), not more than %d", i+1, count, length, calm, most)
+		}
+		*w = window{time.Now(), begun, v.lostAt.IsZero() && n.Status == StatusUp}
+	}
+}
+
+// changedSince reports whether the library saw anything change since then.
+func (s *simulation) changedSince(t time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, history := range s.histories {
+		if !history[len(history)-1].at.Before(t) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	// backoff is how long ago a dial failed that may still keep an acquire from the next.
+	backoff = maxDialBackoff + maxDialBackoff/10
+	// moment is more than it takes to be woken and to connect.
+	moment = 50 * time.Millisecond
+)
+
+// checkSleepers is the invariant "asleep": nobody waits while there is a node for him. Whoever looks so twice in a row is:
+// between the two there was time to connect.
+func (s *simulation) checkSleepers() {
+	now, v := time.Now(), s.pm.Snapshot()
+	asleep := make(map[*client]time.Time)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.clients {
+		if c.since.IsZero() || now.Sub(c.since) < moment || s.closed {
+			continue
+		}
+		for i := range v.nodes {
+			if n := &v.nodes[i]; n.Status != StatusUp || n.Role != c.target.role() || now.Sub(n.Since) < moment || !s.hasRoom(i, now) {
+				continue
+			}
+			if asleep[c] = c.since; s.waiting[c] == c.since {
+				s.violateLocked("asleep", "client %d has waited for a %v for %v, and pg%d is one", c.id, c.target, now.Sub(c.since), i+1)
+			}
+		}
+	}
+	s.waiting = asleep
+}
+
+// hasRoom reports whether a node has been sound for long and its pool can lend one more connection.
+func (s *simulation) hasRoom(i int, now time.Time) bool {
+	since := s.truth.sound(i)
+	stat := s.pm.pools[i].pool.Stat()
+	return !since.IsZero() && now.Sub(since) >= backoff+moment && stat.ConstructingConns() == 0 && stat.AcquiredConns() < stat.MaxConns()
+}

@@ -1,0 +1,160 @@
+package hasql
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mutation is a fault put into the library, and the invariant that has to notice.
+type mutation struct {
+	name      string
+	invariant string
+	file      string
+	old, new  string
+}
+
+// The first of them are tried in every run of the tests; all of them if HASQL_MUTATIONS is set, as "make simulate" does.
+const everyTime = 2
+
+var mutations = []mutation{
+	{
+		"a superseded master stays one", "stale", "snapshot.go",
+		"case n.Status == StatusUp || n.Status == StatusSuspect:",
+		"case n.Status == StatusSuspect:",
+	},
+	{
+		"waiters are not woken", "asleep", "cluster.go",
+		"\tif differs {\n\t\tclose(prev.changed)\n\t}\n",
+		"",
+	},
+	{
+		"the timeline is the last one heard of", "evidence", "snapshot.go",
+		"s.timeline = max(s.timeline, n.Report.Timeline)",
+		"s.timeline = n.Report.Timeline",
+	},
+	{
+		"two masters on one timeline", "sets", "snapshot.go",
+		"\t\ts.onlyOneMaster()\n",
+		"",
+	},
+	{
+		"reads go to whatever is up", "lent", "candidates.go",
+		"return n.Role == RoleReplica && w.fresh(n)",
+		"return n.Role != RoleUnknown && w.fresh(n)",
+	},
+	{
+		"a commit that failed counts as done", "lost", "tx.go",
+		"\treturn t.Tx.Commit(ctx)\n",
+		"\t_ = t.Tx.Commit(ctx)\n\treturn nil\n",
+	},
+	{
+		"AcquireTimeout is not heeded", "budget", "acquire.go",
+		"if limit := r.pm.config.AcquireTimeout; limit > 0 {",
+		"if limit := r.pm.config.AcquireTimeout; limit > time.Hour {",
+	},
+	{
+		"nothing is ever cut", "cut", "pool_manager.go",
+		"\t\tcut(sockets, reason)\n\t})\n",
+		"\t})\n",
+	},
+	{
+		"who waits for a node that changed is not told", "asleep", "pool_manager.go",
+		"\t\t\tp.retire()\n",
+		"",
+	},
+	{
+		"monitors do not end", "leak", "pool_manager.go",
+		"pm.running.Go(func() { m.run(running) })",
+		"go m.run(context.WithoutCancel(running))",
+	},
+	{
+		"the hunt never ends", "probes", "pool_manager.go",
+		"return jittered(pm.config.CheckInterval)",
+		"return jittered(pm.config.RecoveryInterval)",
+	},
+	{
+		"who was severed once is never dialled again", "liveness", "pool.go",
+		"\tn.severed.Store(nil)\n",
+		"",
+	},
+	{
+		"a late answer is evidence", "fresh", "monitor.go",
+		"if m.took = time.Since(a.sent); m.took > m.checkTimeout {",
+		"if m.took = time.Since(a.sent); m.took > time.Hour {",
+	},
+	{
+		"the last snapshot does not say that it is", "close", "cluster.go",
+		"\t\t\tlast.closed = true\n",
+		"",
+	},
+}
+
+// TestSimulationBites shows that the invariants can fail: each mutation of the library breaks one within some runs.
+func TestSimulationBites(t *testing.T) {
+	todo := mutations[:everyTime]
+	if os.Getenv("HASQL_MUTATIONS") != "" {
+		todo = mutations
+	}
+	for _, m := range todo {
+		t.Run(m.name, func(t *testing.T) {
+			w := ownWorkers(t)
+			w.binary = m.build(t)
+			var noticed string
+			var other []string
+			w.run(seeds(1, 400), func(r result) bool {
+				for _, f := range r.Failures {
+					if f.Invariant == m.invariant {
+						noticed = r.Spec
+					} else if !slices.Contains(other, f.Invariant) {
+						other = append(other, f.Invariant)
+					}
+				}
+				return noticed == ""
+			})
+			if noticed == "" {
+				t.Fatalf("the invariant %q has not noticed; others: %v", m.invariant, other)
+			}
+			t.Logf("%q noticed with seed %s, besides %v", m.invariant, noticed, other)
+		})
+	}
+}
+
+// build compiles these tests with the mutation in the library.
+func (m *mutation) build(t *testing.T) (binary string) {
+	t.Helper()
+	source, err := os.ReadFile(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(source), m.old); n != 1 {
+		t.Fatalf("this mutation is out of date: %s has %d times what it replaces, instead of once:\n%s", m.file, n, m.old)
+	}
+	dir := t.TempDir()
+	write := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	mutated := write(m.file, []byte(strings.Replace(string(source), m.old, m.new, 1)))
+	original, err := filepath.Abs(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: mutated}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary = filepath.Join(dir, "mutant")
+	out, err := exec.Command("go", "test", "-c", "-overlay", write("overlay.json", overlay), "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		t.Fatalf("this mutation does not compile: %v\n%s", err, out)
+	}
+	return binary
+}

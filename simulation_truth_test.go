@@ -1,0 +1,311 @@
+package hasql
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/pghasql/hasql/internal/pgfake"
+)
+
+// action is what a step does.
+type action string
+
+const (
+	doNothing action = "nothing"
+
+	// The server.
+	doCrash        action = "crash"
+	doStop         action = "stop"
+	doStopAtOnce   action = "stop-at-once"
+	doStart        action = "start" // every node that is down
+	doRestart      action = "restart"
+	doBackendCrash action = "backend-crash"
+	doTerminate    action = "terminate" // one session
+	doTerminateAll action = "terminate-all"
+	doRefuse       action = "refuse"
+	doAccept       action = "accept"
+	doStartingUp   action = "starting-up"
+	doStarted      action = "started"
+	doReadOnly     action = "read-only"
+	doReadWrite    action = "read-write"
+
+	// The process and the network.
+	doFreeze      action = "freeze"
+	doThaw        action = "thaw" // every node
+	doCut         action = "cut"
+	doCutAll      action = "cut-all" // the client is cut off, and so is each node from the others
+	doCutRequests action = "cut-requests"
+	doCutAnswers  action = "cut-answers"
+	doHeal        action = "heal" // every node
+	doSlow        action = "slow"
+	doFast        action = "fast" // every node
+	doRename      action = "rename"
+	doUnname      action = "unname" // every node
+
+	// Replication.
+	doPromote      action = "promote"       // the replica that has most
+	doPromoteAny   action = "promote-any"   // what it lacks is lost
+	doPromoteAlone action = "promote-alone" // on a timeline that another one may have too
+	doRejoin       action = "rejoin"        // every node that does not follow the newest master
+	doPause        action = "pause"
+	doResume       action = "resume" // every node
+
+	// The client.
+	doHog       action = "hog" // every connection of a node's pool
+	doCancelAll action = "cancel-all"
+	doCheck     action = "check"
+	doClosing   action = "close"
+)
+
+// truth is the cluster as it is, whatever the library knows of it.
+type truth struct {
+	fake  *pgfake.Cluster
+	nodes []*pgfake.Node
+	plan  *plan
+
+	mu         sync.Mutex         // guards what dials look at
+	names      [3]string          // which node a name leads to
+	renamed    [3]bool            // whether it ever led to another one
+	ill        [3]map[action]bool // what is wrong with a node, by what would cure it
+	touchedAt  [3]time.Time
+	rewoundAt  time.Time // when a node last lost a part of its log
+	promotions int
+}
+
+func newTruth(p *plan) *truth {
+	tr := &truth{fake: pgfake.New("pg1", "pg2", "pg3"), plan: p}
+	tr.nodes = tr.fake.Nodes()
+	tr.fake.Skew(true)
+	tr.fake.Synchronous(p.synchronous)
+	for i, n := range tr.nodes {
+		tr.names[i] = n.Name()
+		tr.ill[i] = make(map[action]bool)
+		n.Latency(p.latency[i])
+	}
+	handleProbe(tr.fake, tr.answer)
+	return tr
+}
+
+// answer is what a node says to a probe; with pg_monitor a standby also tells the timeline that it receives.
+func (tr *truth) answer(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+	result, err := answerProbe(s, args)
+	if state := s.Node().State(); err == nil && tr.plan.monitor && state.InRecovery && state.Streaming {
+		result.Rows[0][2] = state.Timeline
+	}
+	return result, err
+}
+
+// lookup is the name service.
+func (tr *truth) lookup(_ context.Context, host string) ([]string, error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for i, n := range tr.nodes {
+		if n.Name() == host {
+			return []string{tr.names[i]}, nil
+		}
+	}
+	return nil, fmt.Errorf("no such host: %s", host)
+}
+
+// do takes a step on the cluster.
+func (tr *truth) do(s step) {
+	i := s.node
+	if i == theMaster {
+		i = tr.master()
+	}
+	n := tr.nodes[i]
+	switch s.do {
+	case doCrash:
+		tr.harm(i, doStart, n.Kill)
+	case doStop:
+		tr.harm(i, doStart, n.Stop)
+	case doStopAtOnce:
+		tr.harm(i, doStart, n.StopImmediate)
+	case doRestart:
+		tr.touch(i)
+		n.Kill()
+		n.Start()
+	case doBackendCrash:
+		tr.touch(i)
+		n.Crash()
+	case doTerminate:
+		tr.touch(i)
+		if pids := n.PIDs(); len(pids) > 0 {
+			n.Terminate(pids[s.draw%len(pids)])
+		}
+	case doTerminateAll:
+		tr.touch(i)
+		n.TerminateAll()
+	case doRefuse:
+		tr.harm(i, doAccept, func() { n.RefuseLogin([]string{"53300", "28P01", "3D000"}[s.draw%3], "not now") })
+	case doStartingUp:
+		tr.harm(i, doStarted, func() { n.StartingUp(true) })
+	case doReadOnly:
+		tr.harm(i, doReadWrite, func() { n.SetDefaultReadOnly(true) })
+	case doFreeze:
+		tr.harm(i, doThaw, n.Freeze)
+	case doCut:
+		tr.harm(i, doHeal, n.Cut)
+	case doCutRequests:
+		tr.harm(i, doHeal, n.CutRequests)
+	case doCutAnswers:
+		tr.harm(i, doHeal, n.CutAnswers)
+	case doCutAll:
+		for i, n := range tr.nodes {
+			tr.harm(i, doHeal, n.Cut)
+		}
+	case doSlow:
+		tr.harm(i, doFast, func() { n.Latency(s.wait) })
+	case doPause:
+		tr.harm(i, doResume, n.PauseReplay)
+	case doRename:
+		tr.harm(i, doUnname, func() {
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
+			tr.names[i], tr.renamed[i] = tr.nodes[(i+1+s.draw%2)%3].Name(), true
+		})
+	case doPromote, doPromoteAny, doPromoteAlone:
+		tr.promote(s.do, i)
+	case doRejoin:
+		tr.rejoin()
+	default:
+		tr.mend(s.do)
+	}
+}
+
+// mend ends one kind of fault on every node.
+func (tr *truth) mend(do action) {
+	for i, n := range tr.nodes {
+		switch do {
+		case doStart:
+			n.Start()
+		case doThaw:
+			n.Thaw()
+		case doHeal:
+			n.Heal()
+		case doAccept:
+			n.AcceptLogin()
+		case doStarted:
+			n.StartingUp(false)
+		case doReadWrite:
+			n.SetDefaultReadOnly(false)
+		case doFast:
+			n.Latency(tr.plan.latency[i])
+		case doResume:
+			n.ResumeReplay()
+		case doUnname:
+			tr.mu.Lock()
+			moved := tr.names[i] != n.Name()
+			tr.names[i] = n.Name()
+			tr.mu.Unlock()
+			if moved { // as far as the other two keep connections that the name led to
+				for _, other := range tr.nodes {
+					other.TerminateAll()
+				}
+			}
+		default:
+			return
+		}
+		tr.mu.Lock()
+		delete(tr.ill[i], do)
+		tr.mu.Unlock()
+		tr.touch(i)
+	}
+}
+
+// mendAll ends every fault and makes one working cluster of what is left.
+func (tr *truth) mendAll() {
+	for _, do := range []action{doAccept, doStarted, doReadWrite, doFast, doResume, doUnname, doHeal, doThaw} {
+		tr.mend(do)
+	}
+	tr.nodes[tr.master()].Start()
+	tr.mend(doStart)
+	tr.rejoin()
+}
+
+// harm is a fault that lasts until its cure.
+func (tr *truth) harm(i int, cure action, fault func()) {
+	tr.mu.Lock()
+	tr.ill[i][cure] = true
+	tr.mu.Unlock()
+	tr.touch(i)
+	fault()
+}
+
+func (tr *truth) touch(i int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.touchedAt[i] = time.Now()
+}
+
+// master is the newest master, up or not.
+func (tr *truth) master() int {
+	m := tr.fake.Master()
+	for i, n := range tr.nodes {
+		if n == m {
+			return i
+		}
+	}
+	panic("a cluster always has a newest master")
+}
+
+// promote makes a replica the master, if it works: the one that has most, or one that lacks something.
+func (tr *truth) promote(do action, i int) {
+	if do == doPromote {
+		i = tr.best()
+	}
+	if i < 0 || !tr.nodes[i].State().Up || !tr.nodes[i].State().InRecovery {
+		return
+	}
+	if do == doPromoteAlone {
+		tr.nodes[i].PromoteAlone()
+	} else {
+		tr.nodes[i].Promote()
+	}
+	tr.promotions++
+}
+
+// best is the replica that has most, and so all that was acknowledged under synchronous replication; -1 if there is none
+// that follows the newest timeline.
+func (tr *truth) best() int {
+	best, most, timeline := -1, int64(0), 0
+	for _, n := range tr.nodes {
+		timeline = max(timeline, n.State().Timeline)
+	}
+	for i, n := range tr.nodes {
+		if state := n.State(); state.InRecovery && state.Timeline == timeline && state.LSN > most {
+			best, most = i, state.LSN
+		}
+	}
+	return best
+}
+
+// rejoin makes every working node but the newest master a replica of that.
+func (tr *truth) rejoin() {
+	m := tr.master()
+	if !tr.nodes[m].State().Up {
+		return
+	}
+	for i, n := range tr.nodes {
+		state := n.State()
+		if i != m && state.Up && (!state.InRecovery || !state.Streaming) {
+			tr.mu.Lock()
+			tr.rewoundAt = time.Now()
+			tr.mu.Unlock()
+			tr.touch(i)
+			n.Follow()
+		}
+	}
+}
+
+// sound returns since when nothing has been wrong with a node, zero if something is.
+func (tr *truth) sound(i int) (since time.Time) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if len(tr.ill[i]) > 0 {
+		return time.Time{}
+	}
+	return tr.touchedAt[i]
+}
