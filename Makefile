@@ -9,6 +9,10 @@ export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
 # Flags of "hasql demo": make demo DEMO="--runs 5 -v"
 DEMO ?=
 
+# How many runs "make simulate" makes, or which: a number or a range. SEED replays a single one.
+SEEDS ?= 1000
+SEED ?=
+
 .PHONY: help
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +30,11 @@ test: go postgres cc ## Vet and test every module (MODULES="." for one of them)
 lint: go ## Run go vet, staticcheck, gofumpt, go fix and go mod tidy, and change nothing
 	@cd tools && GOBIN=$(CURDIR)/bin go install tool
 	@scripts/lint.sh $(MODULES)
+
+.PHONY: simulate
+simulate: go ## Run simulated failovers (SEEDS=100000, SEEDS=5..9) and every mutation, or one run (SEED=7)
+	@go test -c -o bin/simulate .
+	@SEEDS="$(SEEDS)" SEED="$(SEED)" bin/simulate -test.v -test.timeout 0 -test.run '^TestSimulate(Mutations)?$$'
 
 .PHONY: bench
 bench: go ## Run the benchmarks

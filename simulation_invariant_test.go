@@ -297,32 +297,48 @@ const (
 	moment = 50 * time.Millisecond
 )
 
-// checkSleepers is the invariant "asleep": nobody waits while there is a node for him. Whoever looks so twice in a row is:
-// between the two there was time to connect.
+// checkSleepers is the invariant "asleep": nobody waits for longer than a moment while there is a node for him.
 func (s *simulation) checkSleepers() {
-	now, v := time.Now(), s.pm.Snapshot()
-	asleep := make(map[*client]time.Time)
+	asleep := make(map[*client]sleep)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.clients {
-		if c.since.IsZero() || now.Sub(c.since) < moment || s.closed {
+		if c.since.IsZero() || time.Since(c.since) < moment || s.closed {
 			continue
 		}
-		for i := range v.nodes {
-			if n := &v.nodes[i]; n.Status != StatusUp || n.Role != c.target.role() || now.Sub(n.Since) < moment || !s.hasRoom(i, now) {
-				continue
-			}
-			if asleep[c] = c.since; s.waiting[c] == c.since {
-				s.violateLocked("asleep", "client %d has waited for a %v for %v, and pg%d is one", c.id, c.target, now.Sub(c.since), i+1)
-			}
+		i := s.free(c.target.role())
+		if i < 0 {
+			continue
+		}
+		now := sleep{waiting: c.since, seen: time.Now()}
+		if before := s.sleepers[c]; before.waiting.Equal(now.waiting) {
+			now.seen = before.seen
+		}
+		if asleep[c] = now; time.Since(now.seen) > moment {
+			s.violateLocked("asleep", "client %d has waited for a %v for %v, and pg%d is one", c.id, c.target, time.Since(c.since), i+1)
 		}
 	}
-	s.waiting = asleep
+	s.sleepers = asleep
 }
 
-// hasRoom reports whether a node has been sound for long and its pool can lend one more connection.
-func (s *simulation) hasRoom(i int, now time.Time) bool {
-	since := s.truth.sound(i)
-	stat := s.pm.pools[i].pool.Stat()
-	return !since.IsZero() && now.Sub(since) >= backoff+moment && stat.ConstructingConns() == 0 && stat.AcquiredConns() < stat.MaxConns()
+// sleep is a wait that there is no reason for, and since when that is known.
+type sleep struct{ waiting, seen time.Time }
+
+// free returns a node that is known to have a role and can lend one more connection, -1 if there is none or something is
+// wrong with a node that passes for good: whoever has chosen that one waits for it until it is found out.
+func (s *simulation) free(role Role) int {
+	found := -1
+	for n := range s.pm.Snapshot().Nodes() {
+		if n.Status != StatusUp {
+			continue
+		}
+		if since := s.truth.sound(n.index); since.IsZero() || time.Since(since) < backoff+moment {
+			return -1
+		}
+		stat := s.pm.pools[n.index].pool.Stat()
+		if n.Role == role && time.Since(n.Since) >= moment && stat.ConstructingConns() == 0 && stat.AcquiredConns() < stat.MaxConns() {
+			found = n.index
+		}
+	}
+	return found
 }

@@ -9,6 +9,12 @@ import (
 	"time"
 )
 
+// What "make simulate" is told, see TestSimulate.
+const (
+	seedsEnv = "SEEDS"
+	seedEnv  = "SEED"
+)
+
 // seeds yields the specs of a range of seeds.
 func seeds(first, last uint64) func(yield func(spec) bool) {
 	return func(yield func(spec) bool) {
@@ -61,7 +67,7 @@ func TestSimulation(t *testing.T) {
 	w := ownWorkers(t)
 	var failed []result
 	var all tally
-	w.run(seeds(1, 80), func(r result) bool {
+	w.run(seeds(1, 60), func(r result) bool {
 		if all.add(r); len(r.Failures) > 0 {
 			failed = append(failed, r)
 		}
@@ -79,7 +85,7 @@ func TestSimulation(t *testing.T) {
 // TestSimulationRepeats compares two runs of each seed. Their schedules are the same; and nearly always so is all that
 // happens, to the nanosecond. Not quite always, because Go runs what is ready at one instant in an order of its own.
 func TestSimulationRepeats(t *testing.T) {
-	const runs = 30
+	const runs = 16
 	w := ownWorkers(t)
 	first := make(map[string]result)
 	w.run(seeds(1, runs), func(r result) bool {
@@ -106,7 +112,7 @@ func TestSimulationRepeats(t *testing.T) {
 // SEED names, with its trace.
 func TestSimulate(t *testing.T) {
 	w := ownWorkers(t)
-	if text := os.Getenv("SEED"); text != "" {
+	if text := os.Getenv(seedEnv); text != "" {
 		sp, err := parseSpec(text)
 		if err != nil {
 			t.Fatal(err)
@@ -120,7 +126,7 @@ func TestSimulate(t *testing.T) {
 		})
 		return
 	}
-	first, last, err := parseSeeds(os.Getenv("SEEDS"))
+	first, last, err := parseSeeds(os.Getenv(seedsEnv))
 	if err != nil {
 		t.Fatal(err)
 	}

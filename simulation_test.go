@@ -47,8 +47,8 @@ type simulation struct {
 	calmSince time.Time // from when on nothing may fail, zero if not yet
 	closed    bool      // whether Close was called
 
-	windows [3]window
-	waiting map[*client]time.Time // who looked asleep last time, since when
+	windows  [3]window
+	sleepers map[*client]sleep
 }
 
 // event is one line of the trace.

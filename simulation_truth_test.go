@@ -175,9 +175,12 @@ func (tr *truth) do(s step) {
 	}
 }
 
-// mend ends one kind of fault on every node.
+// mend ends one kind of fault on every node that has it.
 func (tr *truth) mend(do action) {
 	for i, n := range tr.nodes {
+		if !tr.cured(i, do) {
+			continue
+		}
 		switch do {
 		case doStart:
 			n.Start()
@@ -197,22 +200,26 @@ func (tr *truth) mend(do action) {
 			n.ResumeReplay()
 		case doUnname:
 			tr.mu.Lock()
-			moved := tr.names[i] != n.Name()
 			tr.names[i] = n.Name()
 			tr.mu.Unlock()
-			if moved { // as far as the other two keep connections that the name led to
-				for _, other := range tr.nodes {
-					other.TerminateAll()
-				}
+			for j, other := range tr.nodes { // or connections that the name led to would stay
+				tr.touch(j)
+				other.TerminateAll()
 			}
-		default:
-			return
 		}
-		tr.mu.Lock()
-		delete(tr.ill[i], do)
-		tr.mu.Unlock()
-		tr.touch(i)
 	}
+}
+
+// cured reports whether a node has something that this cures, and takes it for done.
+func (tr *truth) cured(i int, do action) bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if !tr.ill[i][do] {
+		return false
+	}
+	delete(tr.ill[i], do)
+	tr.touchedAt[i] = time.Now()
+	return true
 }
 
 // mendAll ends every fault and makes one working cluster of what is left.
