@@ -1,6 +1,7 @@
 package hasql
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -33,7 +34,7 @@ const (
 // Config says how a [PoolManager] behaves. Make one with [ParseConfig], edit it, and hand it to [NewWithConfig], which
 // takes a deep copy. A zero duration means the default.
 type Config struct {
-	// Nodes are the servers of the cluster in the order of the DSN, each host:port once.
+	// Nodes are the servers of the cluster in the order of the DSN, each once.
 	Nodes []NodeConfig
 
 	// Target is where [PoolManager.Default] sends its work: target_session_attrs. The default is [TargetAny].
@@ -97,7 +98,8 @@ type Config struct {
 
 // NodeConfig is one node of the cluster.
 type NodeConfig struct {
-	// Name is the node's name in logs, errors and statistics. The default is host:port.
+	// Name is the node's name in logs, errors and statistics. The default is host:port, with the hostaddr in brackets if
+	// that distinguishes it from an earlier node.
 	Name string
 
 	// Zone is the node's availability zone, for [WithZone]. The default is none.
@@ -144,9 +146,11 @@ func ParseConfig(dsn string) (*Config, error) {
 	for _, key := range slices.Sorted(maps.Keys(set)) {
 		option, known := options[key]
 		switch {
+		case !settingName.MatchString(key):
+			refuse("a key that is none of libpq's, pgx's or the server's") // and may be a piece of a password
 		case known:
 			if err := option(c, set[key]); err != nil {
-				refuse("%s=%s: %v", key, set[key], err)
+				refuse("%s: %v", setting(key, set[key]), err)
 			}
 		case strings.HasPrefix(key, "hasql_"):
 			refuse("%s: no such option", key)
@@ -158,18 +162,26 @@ func ParseConfig(dsn string) (*Config, error) {
 	}
 	c.setDefaults()
 
-	var zones []string
-	if set["hasql_zones"] != "" {
-		if zones = strings.Split(set["hasql_zones"], ","); len(zones) != len(endpoints) {
-			refuse("hasql_zones: %d zones for %d hosts", len(zones), len(endpoints))
-			zones = nil
+	zones := make([]string, len(endpoints))
+	if list := set["hasql_zones"]; list != "" {
+		given := strings.Split(list, ",")
+		if len(given) != len(zones) {
+			refuse("hasql_zones: %d zones for %d hosts", len(given), len(zones))
 		}
+		if !plain.MatchString(strings.ReplaceAll(list, " ", "")) {
+			refuse("hasql_zones: a zone is written with letters, digits and .:%%+/_-")
+		}
+		copy(zones, given)
 	}
 	network, wrong := parseNetwork(set, c.DownTimeout)
 	problems = append(problems, wrong...)
 	for i, e := range endpoints {
-		if slices.ContainsFunc(c.Nodes, func(n NodeConfig) bool { return n.Name == e.name() }) {
+		if slices.Contains(endpoints[:i], e) {
 			continue
+		}
+		name := e.name()
+		if slices.ContainsFunc(c.Nodes, func(n NodeConfig) bool { return n.Name == name }) {
+			name = fmt.Sprintf("%s (%s)", name, cmp.Or(e.addr, "DNS"))
 		}
 		pool, err := parseEndpoint(dsn, e)
 		if err != nil {
@@ -177,11 +189,7 @@ func ParseConfig(dsn string) (*Config, error) {
 			break // every host has the same settings, so it would say the same again
 		}
 		c.adapt(pool, set, e, network)
-		node := NodeConfig{Name: e.name(), Pool: pool}
-		if zones != nil {
-			node.Zone = strings.TrimSpace(zones[i])
-		}
-		c.Nodes = append(c.Nodes, node)
+		c.Nodes = append(c.Nodes, NodeConfig{Name: name, Zone: strings.TrimSpace(zones[i]), Pool: pool})
 	}
 	problems = append(problems, c.problems()...)
 	if len(problems) > 0 {

@@ -12,7 +12,7 @@ import (
 )
 
 // isolate keeps the environment of whoever runs the tests out of them.
-func isolate(t *testing.T) (home string) {
+func isolate(t testing.TB) (home string) {
 	t.Helper()
 	home = t.TempDir()
 	for _, env := range os.Environ() {
@@ -54,6 +54,8 @@ func TestParseConfigFindsHosts(t *testing.T) {
 		{"an empty value at the end, with blanks", "host=h1,h2 user=u password = ", "h1:5432 h2:5432"},
 		{"an equals sign at the end of a value", "host=h1,h2 user=u password=abc=", "h1:5432 h2:5432"},
 		{"an escaped blank before it", `host=h1,h2 user=u password=a\ b=`, "h1:5432 h2:5432"},
+		{"an equals sign at the end of a value behind a blank", "host=h1,h2 user= u=", "h1:5432 h2:5432"},
+		{"an empty value behind a quoted one", `host='h1,h2\'' user= u= password='a b'sslmode=disable dbname=`, "h1:5432 h2':5432"},
 		{"hosts in the query", "postgres://u@/db?host=h1,h2&port=1,2", "h1:1 h2:2"},
 		{"query wins", "postgres://u@h0:9/db?host=h1,h2&port=1,2", "h1:1 h2:2"},
 		{"percent", "postgres://u@h%31,h2/db", "h1:5432 h2:5432"},
@@ -65,6 +67,11 @@ func TestParseConfigFindsHosts(t *testing.T) {
 		{"no path but a query", "postgres://u@h1,h2?connect_timeout=3", "h1:5432 h2:5432"},
 		{"hostaddr alone", "hostaddr=10.0.0.1,10.0.0.2 port=1,2 user=u", "10.0.0.1:1 10.0.0.2:2"},
 		{"hostaddr with host", "host=h1,h2 hostaddr=10.0.0.1,10.0.0.2 user=u", "h1:5432 h2:5432"},
+		{"hostaddr with a zone", "host=h1 hostaddr=fe80::1%lo user=u", "h1:5432"},
+		{"two addresses of one name", "host=h1,h1,h1 hostaddr=10.0.0.1,10.0.0.2,10.0.0.1 user=u", "h1:5432 h1:5432 (10.0.0.2)"},
+		{"an empty query", "postgres://u@h1,h2/db?", "h1:5432 h2:5432"},
+		{"an ampersand at the end", "postgres://u@h1,h2/db?connect_timeout=3&", "h1:5432 h2:5432"},
+		{"a question mark at the end of a value", "postgres://u@h1,h2/db?application_name=a?", "h1:5432 h2:5432"},
 		{"hostaddr beats a socket", "host=/a,h2 hostaddr=10.0.0.1,10.0.0.2 user=u", "10.0.0.1:5432 h2:5432"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -77,6 +84,9 @@ func TestParseConfigFindsHosts(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 			for _, n := range c.Nodes {
+				if got, err := pgxpool.ParseConfig(test.dsn); err == nil && got.ConnConfig.User != n.Pool.ConnConfig.User {
+					t.Errorf("user %q of %s, want %q", n.Pool.ConnConfig.User, n.Name, got.ConnConfig.User)
+				}
 				if otherHost := otherHost(n.Pool); len(n.Pool.ConnConfig.Fallbacks) > 1 || len(n.Pool.ConnConfig.Fallbacks) == 1 && otherHost(n.Pool.ConnConfig.Fallbacks[0]) {
 					t.Errorf("%s has the fallbacks of another host", n.Name)
 				}
@@ -255,14 +265,26 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 		{"host=h1 password=" + password + " hasql_master_as_replica_weight=NaN", "MasterAsReplicaWeight must be from 0 to 1"},
 		{"host=h1 password=" + password + " hasql_fallback_master=maybe", "hasql_fallback_master=maybe: neither true nor false"},
 		{"host=h1,h2 password=" + password + " hasql_zones=a", "hasql_zones: 1 zones for 2 hosts"},
+		{"host=h1 hasql_zones='a password=" + password + "'", "hasql_zones: a zone is written with letters, digits and .:%+/_-"},
 		{"host=h1,h2 password=" + password + " hostaddr=10.0.0.1", "hostaddr: 1 addresses for 2 hosts"},
-		{"host=h1 password=" + password + " hostaddr=elsewhere", `hostaddr: "elsewhere" is not an IP address`},
+		{"host=/tmp hostaddr=10.0.0.1,10.0.0.2 password=" + password, "hostaddr: 2 addresses for 1 hosts"},
+		{"host=localhost hostaddr=10.0.0.1,10.0.0.2 password=" + password, "hostaddr: 2 addresses for 1 hosts"},
+		{"host=h1 password=" + password + " hostaddr=elsewhere", "hostaddr=elsewhere: not an IP address"},
 		{"host=h1 password=" + password + " load_balance_hosts=yes", "load_balance_hosts=yes: neither disable nor random"},
 		{"host=h1 password=" + password + " keepalives_idle=x", "keepalives_idle=x: not a whole number"},
+		{"host=h1 password=" + password + " keepalives_idle=99999999999", "keepalives_idle=99999999999: not a whole number"},
 		{"host=h1 password=" + password + " tcp_user_timeout=x", "tcp_user_timeout=x: not a whole number"},
 		{"host=h1 password=" + password + " target_session_attrs=master", "target_session_attrs"},
 		{"host=h1 password=" + password + " sslmode=sometimes", "sslmode"},
 		{"host=h1 password=" + password + " sslcrl=/x", "sslcrl: not supported"},
+		{"postgres://u:" + password + "@h1/db?ssl=false", "ssl: not supported"},
+		{"host=h1 password=a s3cr3t/Passw0rd=x", "a key that is none"},
+		{"host=h1 password=" + password + " sslcert=/x", `both "sslcert" and "sslkey" are required`},
+		{"host=h1 sslcert=/x sslkey='/x password=" + password + "'", "unable to read sslkey"},
+		{"host=h1 sslrootcert='/x password=" + password + "'", "unable to read CA file"},
+		{"host=h1 hasql_balancer='best password=" + password + "'", "hasql_balancer: not one of"},
+		{"host=h1 keepalives='1 password=" + password + "'", "keepalives: not a whole number"},
+		{"host=h1 hostaddr='10.0.0.1 password=" + password + "'", "hostaddr: not an IP address"},
 		{"host=h1 password=" + password + " gssencmode=require", "gssencmode=require: not supported"},
 		{"host=h1 password=" + password + " connect_timeout=x", "connect_timeout"},
 		{"host=h1 password=" + password + " hasql_check_timeout=5s hasql_down_timeout=1s", "DownTimeout (1s) must not be shorter than CheckTimeout (5s)"},

@@ -3,8 +3,10 @@ package hasql
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -59,7 +61,11 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 	var addrs []string
 	if set["hostaddr"] != "" {
 		addrs = strings.Split(set["hostaddr"], ",")
-		if hosts := 1 + len(first.Fallbacks); hosts == 1 && (isSocket(first.Host) || first.Host == "localhost" && !strings.Contains(dsn, "localhost")) {
+		hostless, err := pgconn.ParseConfig(override(dsn, "sslmode", "disable", "port", "5432", "host", ""))
+		if err != nil {
+			return nil, nil, driverProblem(err)
+		}
+		if hosts := 1 + len(first.Fallbacks); hosts == 1 && first.Host == hostless.Host {
 			overrides = append(overrides, "host", set["hostaddr"]) // no host was given: libpq uses the addresses alone
 		} else if hosts != len(addrs) {
 			return nil, nil, fmt.Errorf("hostaddr: %d addresses for %d hosts", len(addrs), hosts)
@@ -77,8 +83,8 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 	for i, addr := range addrs {
 		switch e := &endpoints[i]; {
 		case addr == "":
-		case net.ParseIP(addr) == nil:
-			return nil, nil, fmt.Errorf("hostaddr: %q is not an IP address", addr)
+		case !isAddress(addr):
+			return nil, nil, fmt.Errorf("%s: not an IP address", setting("hostaddr", addr))
 		case isSocket(e.host):
 			e.host = addr // libpq: with hostaddr the connection is TCP whatever the host says
 		default:
@@ -127,7 +133,10 @@ func override(dsn string, pairs ...string) string {
 	}
 	b.WriteString(dsn)
 	separator := "?"
-	if _, query := netlocs(dsn); query {
+	switch _, query, given := netlocs(dsn); {
+	case given && (query == "" || strings.HasSuffix(query, "&")):
+		separator = ""
+	case given:
 		separator = "&"
 	}
 	for pair := range slices.Chunk(pairs, 2) {
@@ -141,10 +150,23 @@ func override(dsn string, pairs ...string) string {
 }
 
 // emptyEnd matches a keyword/value string that ends with a keyword without a value: "host=pg1 password=".
-var emptyEnd = regexp.MustCompile(`(^|[^\\]\s|^\s)[^\s=']+\s*=\s*$`)
+var emptyEnd = func() *regexp.Regexp {
+	const (
+		keyword = `[\s\v]*[^\s\v=]+[\s\v]*=[\s\v]*`
+		quoted  = `'(?:[^'\\]|\\.)*'`
+		bare    = `(?:[^\s\v'\\]|\\.)(?:[^\s\v\\]|\\.)*[\s\v]`
+	)
+	return regexp.MustCompile(`(?s)^(?:` + keyword + `(?:` + quoted + `|` + bare + `))*` + keyword + `$`)
+}()
 
 func isURL(dsn string) bool {
 	return strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://")
+}
+
+// isAddress tells a numeric address, its zone included.
+func isAddress(addr string) bool {
+	_, err := netip.ParseAddr(addr)
+	return err == nil && plain.MatchString(addr)
 }
 
 func isSocket(host string) bool {
@@ -152,8 +174,8 @@ func isSocket(host string) bool {
 	return network == "unix"
 }
 
-// netlocs returns the host[:port] parts of a URL as they are written, and whether a query part follows them.
-func netlocs(url string) (parts []string, query bool) {
+// netlocs returns the host[:port] parts of a URL as they are written, and the query part if one follows them.
+func netlocs(url string) (parts []string, query string, given bool) {
 	_, rest, _ := strings.Cut(url, "://")
 	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
 		rest = rest[i+1:]
@@ -165,12 +187,13 @@ func netlocs(url string) (parts []string, query bool) {
 		}
 		end := strings.IndexAny(rest[start:], ",/?")
 		if end < 0 {
-			return append(parts, rest), false
+			return append(parts, rest), "", false
 		}
 		end += start
 		parts = append(parts, rest[:end])
 		if rest[end] != ',' {
-			return parts, strings.Contains(rest[end:], "?")
+			_, query, given = strings.Cut(rest[end:], "?")
+			return parts, query, given
 		}
 		rest = rest[end+1:]
 	}
@@ -182,7 +205,7 @@ func lastPortOnly(dsn string) bool {
 	if !isURL(dsn) {
 		return false
 	}
-	parts, _ := netlocs(dsn)
+	parts, _, _ := netlocs(dsn)
 	withPort := func(part string) bool {
 		_, port, _ := strings.Cut(part[strings.LastIndexByte(part, ']')+1:], ":")
 		return port != ""
@@ -200,18 +223,33 @@ func unknownScheme(dsn string) string {
 	return strings.TrimSuffix(scheme.FindString(dsn), "://")
 }
 
-// driverProblem turns an error of pgx's parser into one without any part of the DSN. pgx masks passwords only where
-// it recognises them, quotes pieces of malformed input (which can be pieces of a password), and carries the whole DSN
-// in its error value; so neither its value nor anything it quotes is kept.
+// plain matches values that may be shown. Others are kept back, for what looks like one value may be several: where a
+// quote or a percent sign is missing or too many, a value has the password behind it.
+var plain = regexp.MustCompile(`^[\pL\pN_.,:%+/-]*$`)
+
+// setting names a setting in an error, with its value if that may be shown.
+func setting(key, value string) string {
+	if !plain.MatchString(value) {
+		return key
+	}
+	return key + "=" + value
+}
+
+// driverProblem turns an error of pgx's parser into one without any part of the DSN that could be a password. pgx masks
+// passwords only where it recognises them, repeats pieces of malformed input (which can be pieces of a password), and
+// carries the whole DSN in its error value; so neither its value nor what it repeats is kept.
 func driverProblem(err error) error {
 	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); !ok {
 		return errors.New("not a connection string")
 	}
 	text := err.Error()
+	if file, ok := errors.AsType[*fs.PathError](err); ok && !plain.MatchString(file.Path) {
+		text = strings.ReplaceAll(text, file.Path, "file")
+	}
 	if i := strings.LastIndex(text, "`: "); i >= 0 {
 		text = text[i+len("`: "):]
 	}
-	text = harmless.Replace(text)
+	text = repeated.ReplaceAllString(harmless.Replace(text), "$1")
 	if i := strings.IndexByte(text, '"'); i >= 0 {
 		text = strings.TrimRight(strings.TrimSuffix(text[:i], "(strconv.ParseInt: parsing "), " :(")
 	}
@@ -222,5 +260,9 @@ func driverProblem(err error) error {
 	return errors.New(text)
 }
 
+// repeated matches values that messages of pgx's parser end with and do not quote.
+var repeated = regexp.MustCompile(`(?s)( value| service| service file): .*`)
+
 // harmless are the quotations in messages of pgx's parser that do not come from its input.
-var harmless = strings.NewReplacer(`"="`, "\x00=\x00", `"]"`, "\x00]\x00", `":"`, "\x00:\x00", `"/"`, "\x00/\x00")
+var harmless = strings.NewReplacer(`"="`, "\x00=\x00", `"]"`, "\x00]\x00", `":"`, "\x00:\x00", `"/"`, "\x00/\x00",
+	`"sslcert"`, "\x00sslcert\x00", `"sslkey"`, "\x00sslkey\x00")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,12 +29,12 @@ func parseNetwork(set settings, downTimeout time.Duration) (n networkConfig, pro
 	}
 	number := func(key string, apply func(n int)) {
 		if text, given := set[key]; given {
-			value, err := strconv.Atoi(text)
+			value, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32) // a C int, as in libpq
 			if err != nil {
-				problems = append(problems, fmt.Sprintf("%s=%s: not a whole number", key, text))
+				problems = append(problems, fmt.Sprintf("%s: not a whole number", setting(key, text)))
 				return
 			}
-			apply(value)
+			apply(int(value))
 		}
 	}
 	// libpq reads 0 (or less) as "the system's default", which net.KeepAliveConfig writes as a negative number.

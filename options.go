@@ -3,6 +3,7 @@ package hasql
 import (
 	"errors"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"time"
@@ -82,10 +83,13 @@ var poolOptions = []string{
 // unsupported are settings of libpq that pgx does not know and would send to the server, which refuses them at each
 // connection. Most promise security that would not be there.
 var unsupported = []string{
-	"gssdelegation", "gsslib", "requirepeer", "requiressl", "scram_client_key", "scram_server_key", "sslcrl",
+	"gssdelegation", "gsslib", "requirepeer", "requiressl", "scram_client_key", "scram_server_key", "ssl", "sslcrl",
 	"sslcrldir", "sslkeylogfile", "ssl_min_protocol_version", "ssl_max_protocol_version", "oauth_issuer",
 	"oauth_client_id", "oauth_client_secret", "oauth_scope", "passcommand",
 }
+
+// settingName matches what can be the name of a setting in PostgreSQL.
+var settingName = regexp.MustCompile(`^[\pL\pN_.$]+$`)
 
 func noEffect(*Config, string) error { return nil }
 
