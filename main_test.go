@@ -16,9 +16,12 @@ import (
 
 // TestMain gives the examples a real cluster. Where PostgreSQL is not installed they are skipped, unless
 // HASQL_REQUIRE_POSTGRES is set.
+//
+// Nothing is started to list tests, nor to fuzz or to simulate, as each of the workers would start a cluster of its own.
 func TestMain(m *testing.M) {
-	if os.Getenv(workEnv)+os.Getenv(seedsEnv)+os.Getenv(seedEnv) != "" {
-		os.Exit(m.Run()) // a simulation runs no example
+	flag.Parse()
+	if flag.Lookup("test.list").Value.String()+flag.Lookup("test.fuzz").Value.String()+os.Getenv(workEnv)+os.Getenv(seedsEnv)+os.Getenv(seedEnv) != "" {
+		os.Exit(m.Run())
 	}
 	stop, err := startShop()
 	switch {
