@@ -12,6 +12,8 @@ DEMO ?=
 # How many runs "make simulate" makes, or which: a number or a range. SEED replays a single one.
 SEEDS ?= 1000
 SEED ?=
+# How long each fuzz target runs: make fuzz FUZZTIME=10m
+FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## Print this message
@@ -23,7 +25,7 @@ demo: go postgres ## Watch an application live through a failover (DEMO="--runs 
 	@bin/hasql demo $(DEMO)
 
 .PHONY: test
-test: go postgres cc ## Vet and test every module (MODULES="." for one of them)
+test: go postgres cc libpq ## Vet and test every module (MODULES="." for one of them)
 	@scripts/test.sh $(MODULES)
 
 .PHONY: lint
@@ -35,6 +37,9 @@ lint: go ## Run go vet, staticcheck, gofumpt, go fix and go mod tidy, and change
 simulate: go ## Run simulated failovers (SEEDS=100000, SEEDS=5..9) and every mutation, or one run (SEED=7)
 	@go test -c -o bin/simulate .
 	@SEEDS="$(SEEDS)" SEED="$(SEED)" bin/simulate -test.v -test.timeout 0 -test.run '^TestSimulate(Mutations)?$$'
+.PHONY: fuzz
+fuzz: go libpq ## Run every fuzz target of the root module in turn (FUZZTIME=10m for each)
+	@scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
 bench: go ## Run the benchmarks
@@ -61,6 +66,6 @@ go:
 	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/doc/install" >&2; exit 2; }
 	@scripts/need.sh certs
 
-.PHONY: postgres cc
-postgres cc: go
+.PHONY: postgres cc libpq
+postgres cc libpq: go
 	@scripts/need.sh $@

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the Makefile's targets need besides Go.
 #
-#   scripts/need.sh [postgres] [cc] [make] [certs] [patroni] [poolers]
+#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [patroni] [poolers]
 #
 # It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
 # what is missing, PostgreSQL without creating a server, and none of the services that come along is started or enabled.
@@ -32,6 +32,13 @@ has_cc() {
 	cc=$(go env CC) && command -v "${cc%% *}" >/dev/null && echo '#include <stdlib.h>' | "${cc%% *}" -E - >/dev/null 2>&1
 }
 
+# has_libpq looks for what the program in testdata/libpq.c is made with, where it can run.
+has_libpq() {
+	[ "$(uname)" = Linux ] || return 0
+	include=$(pg_config --includedir 2>/dev/null) || return
+	echo '#include <libpq-fe.h>' | cc -I"$include" -E - >/dev/null 2>&1
+}
+
 has_make() { command -v make >/dev/null; }
 
 # has_certs looks where Debian and Ubuntu have what go needs for downloading modules.
@@ -53,6 +60,7 @@ packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
 	cc) echo gcc libc6-dev ;;
+	libpq) echo libpq-dev gcc libc6-dev ;;
 	make) echo make ;;
 	certs) echo ca-certificates ;;
 	patroni) echo patroni etcd-server etcd-client python3-etcd ;;
@@ -72,6 +80,14 @@ hint_for() {
 		EOF
 		;;
 	cc) echo "A C compiler, for the race detector: apt-get install gcc libc6-dev" ;;
+	libpq)
+		cat <<-'EOF'
+			libpq's header files and a C compiler, to compare how DSNs are read:
+			  Debian, Ubuntu:  apt-get install libpq-dev gcc libc6-dev
+			  Fedora, RHEL:    dnf install libpq-devel gcc
+			  Alpine:          apk add libpq-dev gcc musl-dev
+		EOF
+		;;
 	make) echo "make: apt-get install make" ;;
 	certs) echo "Certificate authorities, for downloading Go modules: apt-get install ca-certificates" ;;
 	patroni) echo "Patroni and etcd: apt-get install patroni etcd-server etcd-client python3-etcd" ;;

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Runs every fuzz target of the root module in turn, each for the time given: scripts/fuzz.sh 10m
+#
+# Each target gets one line, a failure its whole output. What fails is then in testdata/fuzz as a seed, and fails in
+# go test too until it is mended.
+set -eu
+
+time=$1
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+failed=
+for package in $(go list ./...); do
+	go test -list '^Fuzz' "$package" >"$output" || { cat "$output"; failed="$failed $package"; continue; }
+	for target in $(grep '^Fuzz' "$output" || true); do
+		verdict=ok
+		# Shrinking inputs that are merely new takes up to a minute for each by default.
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 20x "$package" >"$output" 2>&1 || verdict=FAILED
+		if [ $verdict = FAILED ]; then
+			cat "$output"
+			failed="$failed $target"
+		fi
+		echo "== $target: $verdict, $(sed -n 's/^fuzz: elapsed: \([^,]*\), \(execs: [0-9]*\) ([^)]*), /\2 in \1, /p' "$output" | tail -n 1)"
+	done
+done
+if [ -n "$failed" ]; then
+	echo "FAILED:$failed" >&2
+	exit 1
+fi
