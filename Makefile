@@ -19,6 +19,9 @@ FUZZTIME ?= 1m
 help: ## Print this message
 	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Flags of integration/chaos: make chaos CHAOS="-n 20 -seed 7 -kinds freeze,partition"
+CHAOS ?=
+
 .PHONY: demo
 demo: go postgres ## Watch an application live through a failover (DEMO="--runs 5 -v")
 	@cd cmd/hasql && go build -o ../../bin/hasql .
@@ -44,6 +47,11 @@ fuzz: go libpq ## Run every fuzz target of the root module in turn (FUZZTIME=10m
 .PHONY: bench
 bench: go ## Run the benchmarks
 	cd bench && go test -run xxx -bench . -benchtime 1s
+
+.PHONY: chaos
+chaos: go postgres cc ## Break the master 100 times under load and check the promises (CHAOS="-n 20 -seed 7")
+	@cd integration && go build -race -o ../bin/chaos ./chaos
+	@bin/chaos $(CHAOS)
 
 .PHONY: fmt
 fmt: go ## Format the code with gofumpt and modernise it with go fix

@@ -94,17 +94,15 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// foremost tells which of two standbys without a master has more, and the other one. With synchronous replication to
-// any one standby it has everything that was acknowledged.
+// foremost takes two standbys from a master that is gone, and tells which has more, and the other one. With synchronous
+// replication to any one standby it has everything that was acknowledged.
 func foremost(t testing.TB, a, b *pgcluster.Node) (ahead, behind *pgcluster.Node) {
 	t.Helper()
-	received := func(n *pgcluster.Node) (lsn int64) {
-		conn := connect(t, n)
-		for scan[bool](t, conn, "select exists(select from pg_stat_wal_receiver where status = 'streaming')") {
-		}
-		return scan[int64](t, conn, "select (pg_last_wal_receive_lsn() - '0/0')::bigint")
-	}
-	if received(b) > received(a) {
+	hasA, err := a.Detach(testContext(t))
+	must(t, err)
+	hasB, err := b.Detach(testContext(t))
+	must(t, err)
+	if hasB > hasA {
 		return b, a
 	}
 	return a, b

@@ -48,6 +48,35 @@ func (n *Node) Follow(ctx context.Context, master *Node) error {
 	return n.becomeReplica(master)
 }
 
+// Detach makes a running standby receive from nobody, returns once it does not, and says how much WAL it has: a byte
+// position, comparable among the standbys of one master. It is how a failover manager takes the acknowledgements away
+// from a master that may live on, before it chooses whom to promote. [Node.Follow] attaches the standby again.
+func (n *Node) Detach(ctx context.Context) (received uint64, err error) {
+	n.changing.Lock()
+	defer n.changing.Unlock()
+	if !n.standby() {
+		return 0, n.errorf("detach: it is no standby")
+	}
+	if err := n.configure(func(s *settings) { s.primary = "" }); err != nil {
+		return 0, err
+	}
+	conn, err := n.Conn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer closeConn(ctx, conn)
+	err = poll(ctx, func() (bool, error) {
+		receiving := true
+		err := conn.QueryRow(ctx, `select exists(select from pg_stat_wal_receiver),
+			(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0')::bigint`).Scan(&receiving, &received)
+		return !receiving, err
+	})
+	if err != nil {
+		return 0, n.serverError("detach", err)
+	}
+	return received, nil
+}
+
 // Promote makes a running standby a master and returns once it takes writes: some 30 ms. It fails on a master. The
 // other standbys keep to the one they follow.
 func (n *Node) Promote(ctx context.Context) error {

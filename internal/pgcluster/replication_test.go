@@ -165,3 +165,31 @@ func TestWaitStreamingEndsWithTheNode(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestDetachedStandbyReceivesNothingUntilItFollows(t *testing.T) {
+	t.Parallel()
+	cluster := startCluster(t, Options{Replicas: 1})
+	ctx := testContext(t)
+	master, standby := cluster.Nodes()[0], cluster.Nodes()[1]
+	execute(t, master, "create table t (n int)")
+	must(t, standby.WaitStreaming(ctx, master))
+	received, err := standby.Detach(ctx)
+	must(t, err)
+	execute(t, master, "insert into t values (1)")
+	again, err := standby.Detach(ctx)
+	must(t, err)
+	if received == 0 || again != received {
+		t.Errorf("received %d, and %d after another write", received, again)
+	}
+	if n := scan[int](t, standby, "select count(*) from t"); n != 0 {
+		t.Errorf("the detached standby has %d rows", n)
+	}
+	must(t, standby.Follow(ctx, master))
+	must(t, standby.WaitStreaming(ctx, master))
+	if n := scan[int](t, standby, "select count(*) from t"); n != 1 {
+		t.Errorf("the standby has %d rows", n)
+	}
+	if _, err := master.Detach(ctx); err == nil {
+		t.Error("a master was detached")
+	}
+}

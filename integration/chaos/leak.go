@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"time"
+)
+
+// holdings are what must not grow.
+type holdings struct {
+	library     int // goroutines of hasql's and pgx's
+	goroutines  int // of this process
+	descriptors int // of files, sockets included
+	sessions    int // of the services on all servers
+}
+
+func (h holdings) String() string {
+	return fmt.Sprintf("%d goroutines, %d of them the library's, %d file descriptors, %d sessions", h.goroutines, h.library, h.descriptors, h.sessions)
+}
+
+// exceeds reports whether h has more of anything than limit.
+func (h holdings) exceeds(limit holdings) bool {
+	return h.library > limit.library || h.goroutines > limit.goroutines ||
+		h.descriptors > limit.descriptors || h.sessions > limit.sessions
+}
+
+// atRest is the limit for services whose clients rest: as many goroutines of the library as in h, and on each server the
+// connections that a pool may keep, and the monitor's.
+func (g *game) atRest(h holdings) holdings {
+	return holdings{
+		library: h.library, goroutines: math.MaxInt, descriptors: math.MaxInt,
+		sessions: len(g.services) * len(g.nodes) * (maxConns + 1),
+	}
+}
+
+// count counts what there is. The connections that it counts over are closed by then.
+func (g *game) count(ctx context.Context) (h holdings, err error) {
+	for _, n := range g.nodes {
+		conn, err := n.Conn(ctx)
+		if err != nil {
+			return h, err
+		}
+		here := 0
+		err = conn.QueryRow(ctx, `select count(*) from pg_stat_activity where application_name = $1`, application).Scan(&here)
+		conn.Close(ctx)
+		if err != nil {
+			return h, err
+		}
+		h.sessions += here
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	h.descriptors, h.goroutines = len(open), runtime.NumGoroutine()
+	for stack := range bytes.SplitSeq([]byte(stacks()), []byte("\n\n")) {
+		if bytes.Contains(stack, []byte("github.com/jackc/")) || bytes.Contains(stack, []byte("github.com/pghasql/hasql.")) {
+			h.library++
+		}
+	}
+	return h, err
+}
+
+// settle counts until nothing exceeds limit, and returns what does to the end.
+func (g *game) settle(ctx context.Context, limit holdings) (h holdings, err error) {
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for {
+		if h, err = g.count(ctx); err != nil || !h.exceeds(limit) {
+			return h, err
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return h, fmt.Errorf("%v are left, where there were %v:\n%s", h, limit, stacks())
+		}
+	}
+}
+
+// stacks returns the stacks of all goroutines.
+func stacks() string {
+	text := make([]byte, 1<<20)
+	return string(text[:runtime.Stack(text, true)])
+}
