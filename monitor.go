@@ -33,7 +33,6 @@ type monitor struct {
 
 	doubted     atomic.Bool // whether the next probe must not use the connection that there is
 	conn        *pgx.Conn
-	dialing     atomic.Bool
 	probes      atomic.Uint64 // begun
 	asking      atomic.Bool   // whether the last of them is under way
 	askedAt     time.Time     // when the last probe began
@@ -69,14 +68,6 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 	m.config.OnNotification = nil
 	m.config.BuildContextWatcherHandler = func(pg *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: pg.Conn()}
-	}
-	// pgx cleans up a connection that timed out by dialling a cancel request, which would hang as the probe did.
-	dial := m.config.DialFunc
-	m.config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		if !m.dialing.Load() {
-			return nil, net.ErrClosed
-		}
-		return dial(ctx, network, addr)
 	}
 	return m
 }
@@ -208,8 +199,17 @@ func (m *monitor) connect(ctx context.Context) (err error) {
 			return &hookError{err}
 		}
 	}
-	m.dialing.Store(true)
-	defer m.dialing.Store(false)
+	// pgx cleans up a connection that failed by dialling a cancel request, which would hang as the probe did, and
+	// outlive us.
+	var connected atomic.Bool
+	defer connected.Store(true)
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if connected.Load() {
+			return nil, net.ErrClosed
+		}
+		return dial(ctx, network, addr)
+	}
 	m.connectedAt = time.Now()
 	m.conn, err = pgx.ConnectConfig(ctx, config)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -483,6 +484,40 @@ func TestSessionsEndedOneAfterAnotherAreNoDeadNode(t *testing.T) {
 				t.Errorf("%d sessions ended one after another, and pg1 is %s", n, s)
 			}
 			ready(t, pm)
+		}
+	})
+}
+
+// slowlyNamed takes its time to say where it leads, which pgx asks for when it sends a cancel request.
+type slowlyNamed struct{ net.Conn }
+
+func (c slowlyNamed) RemoteAddr() net.Addr {
+	time.Sleep(500 * time.Millisecond)
+	return c.Conn.RemoteAddr()
+}
+
+func TestMonitorSendsNoCancelRequestsWhileItConnectsAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var dials atomic.Int32
+		var first atomic.Pointer[slowlyNamed]
+		pm := open(t, c, func(config *Config) {
+			config.Nodes[0].Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := c.Dial(ctx, network, addr)
+				if dials.Add(1) > 1 || err != nil {
+					time.Sleep(time.Second)
+					return conn, err
+				}
+				first.Store(&slowlyNamed{conn})
+				return first.Load(), nil
+			}
+		})
+		ready(t, pm)
+		if err := first.Load().Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if n := dials.Load(); n != 2 {
+			t.Errorf("the monitor lost one connection and dialled %d times", n)
 		}
 	})
 }
