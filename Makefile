@@ -28,7 +28,7 @@ demo: go postgres ## Watch an application live through a failover (DEMO="--runs 
 	@bin/hasql demo $(DEMO)
 
 .PHONY: test
-test: go postgres cc libpq ## Vet and test every module (MODULES="." for one of them)
+test: go postgres cc libpq netns ## Vet and test every module (MODULES="." for one of them)
 	@scripts/test.sh $(MODULES)
 
 .PHONY: lint
@@ -74,6 +74,6 @@ go:
 	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/doc/install" >&2; exit 2; }
 	@scripts/need.sh certs
 
-.PHONY: postgres cc libpq
-postgres cc libpq: go
+.PHONY: postgres cc libpq netns
+postgres cc libpq netns: go
 	@scripts/need.sh $@

@@ -256,7 +256,7 @@ func scan[T any](t testing.TB, q queryer, sql string, args ...any) (value T) {
 // servedBy returns the address of the node that answers.
 func servedBy(t testing.TB, q queryer) string {
 	t.Helper()
-	return "127.0.0.1:" + strconv.Itoa(scan[int](t, q, "select inet_server_port()"))
+	return scan[string](t, q, "select host(inet_server_addr()) || ':' || inet_server_port()")
 }
 
 // nodeOf returns the name of the node that a connection was dialled to.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the Makefile's targets need besides Go.
 #
-#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [patroni] [poolers]
+#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [netns] [patroni] [poolers]
 #
 # It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
 # what is missing, PostgreSQL without creating a server, and none of the services that come along is started or enabled.
@@ -56,6 +56,11 @@ has_programs() {
 	done
 }
 
+# has_netns wants what tests of partitions use, unless we may not make network namespaces: then they are skipped anyway.
+has_netns() {
+	! unshare --net true 2>/dev/null || { command -v ip && command -v iptables; } >/dev/null || ! command -v apt-get >/dev/null
+}
+
 packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
@@ -65,6 +70,7 @@ packages_for() {
 	certs) echo ca-certificates ;;
 	patroni) echo patroni etcd-server etcd-client python3-etcd ;;
 	poolers) echo pgbouncer haproxy ;;
+	netns) echo iproute2 iptables ;;
 	esac
 }
 
@@ -92,6 +98,7 @@ hint_for() {
 	certs) echo "Certificate authorities, for downloading Go modules: apt-get install ca-certificates" ;;
 	patroni) echo "Patroni and etcd: apt-get install patroni etcd-server etcd-client python3-etcd" ;;
 	poolers) echo "PgBouncer and HAProxy: apt-get install pgbouncer haproxy" ;;
+	netns) echo "ip and iptables, for tests of partitions: apt-get install iproute2 iptables" ;;
 	esac
 }
 

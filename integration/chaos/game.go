@@ -209,7 +209,7 @@ func (g *game) play(ctx context.Context, r round) (result, error) {
 		return res, err
 	}
 	if err := g.audit(ctx); err != nil {
-		return res, err
+		return res, fmt.Errorf("the audit: %w", err)
 	}
 	g.book.mu.Lock()
 	defer g.book.mu.Unlock()
@@ -320,7 +320,8 @@ func (g *game) contained(ctx context.Context, n *pgcluster.Node, ids []int64) er
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	lost := 0
-	err = conn.QueryRow(ctx, `select count(*) from unnest($1::bigint[]) as id where id not in (select id from ledger)`, ids).Scan(&lost)
+	err = conn.QueryRow(ctx, `select count(*) from unnest($1::bigint[]) as acked (id)
+		where not exists (select from ledger l where l.id = acked.id)`, ids).Scan(&lost)
 	if err == nil && lost > 0 {
 		g.book.accuse("%d of %d acknowledged writes are not on %s", lost, len(ids), n.Name())
 	}

@@ -87,7 +87,7 @@ func (g *game) nothing(context.Context) error        { return nil }
 func (g *game) kill(context.Context) error           { return g.old().Kill() }
 func (g *game) killPostmaster(context.Context) error { return g.old().KillPostmaster() }
 func (g *game) freeze(context.Context) error         { return g.old().Freeze() }
-func (g *game) cut(context.Context) error { return g.proxies[g.master.Load().node].Cut() }
+func (g *game) cut(context.Context) error            { return g.proxies[g.master.Load().node].Cut() }
 
 func (g *game) cutToServer(context.Context) error {
 	return g.proxies[g.master.Load().node].CutToServer()

@@ -101,7 +101,11 @@ func (c *Cluster) launch(ctx context.Context, reserve func() (*port, error)) err
 		if err != nil {
 			return err
 		}
-		c.nodes = append(c.nodes, newNode(c, fmt.Sprintf("n%d", i+1), p))
+		host := localhost
+		if c.opts.Hosts != nil {
+			host = c.opts.Hosts[i]
+		}
+		c.nodes = append(c.nodes, newNode(c, fmt.Sprintf("n%d", i+1), host, p))
 	}
 	seed, err := c.seed(ctx)
 	if err != nil {
@@ -211,14 +215,18 @@ func (c *Cluster) dsn(hosts string) string {
 	return "postgres://" + who.String() + "@" + hosts + "/postgres?sslmode=disable"
 }
 
-// SetSynchronous makes a commit on primary wait until n standbys have flushed it (synchronous_standby_names =
-// 'ANY n (*)'); n = 0 makes it wait for none. Every node gets the setting, so that it holds too when another one is
-// promoted. It returns once primary goes by it: the next commit waits. It does not wait for n standbys to be there;
-// without them commits hang.
+// SetSynchronous makes a commit on primary wait until n standbys have flushed it; n = 0 makes it wait for none
+// (synchronous_standby_names = 'ANY n (n1, n2, …)': with * the base backup of [Node.Rebuild] would count). Every node gets
+// the setting, so that it holds too when another one is promoted. It returns once primary goes by it: the next commit
+// waits. It does not wait for n standbys to be there; without them commits hang.
 func (c *Cluster) SetSynchronous(ctx context.Context, primary *Node, n int) error {
 	names := ""
 	if n > 0 {
-		names = fmt.Sprintf("ANY %d (*)", n)
+		all := make([]string, len(c.nodes))
+		for i, node := range c.nodes {
+			all[i] = node.name
+		}
+		names = fmt.Sprintf("ANY %d (%s)", n, strings.Join(all, ", "))
 	}
 	err := each(c.nodes, func(node *Node) error {
 		node.changing.Lock() // a server that is about to start would die of the reload signal

@@ -2,8 +2,9 @@
 // installed on this machine, and does to it what happens in real life: power loss, hangs, fast and slow stops,
 // promotions, and ex-masters that come back.
 //
-// It exists for integration tests, benchmarks and demonstrations. Everything listens on 127.0.0.1, lives in one
-// temporary folder and is as fast as a test wants it to be (fsync is off): never keep data in it.
+// It exists for integration tests, benchmarks and demonstrations. Everything listens on 127.0.0.1 (or on hosts that the
+// caller makes, see [Host]), lives in one temporary folder and is as fast as a test wants it to be (fsync is off): never
+// keep data in it.
 //
 //	cluster, err := pgcluster.Start(ctx, pgcluster.Options{Replicas: 2})
 //	…

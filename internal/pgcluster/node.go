@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,6 +24,7 @@ type Node struct {
 	cluster *Cluster
 	name    string
 	dir     string // data/, postgresql.conf, pg_hba.conf, log
+	host    Host
 	port    *port
 
 	server atomic.Pointer[postmaster] // nil before the first start
@@ -34,19 +36,20 @@ type Node struct {
 	settings settings
 }
 
-func newNode(c *Cluster, name string, p *port) *Node {
+func newNode(c *Cluster, name string, host Host, p *port) *Node {
 	dir := filepath.Join(c.dir, name)
 	return &Node{
-		cluster: c, name: name, dir: dir, port: p,
-		settings: settings{port: p.number, name: name, hbaFile: filepath.Join(dir, "pg_hba.conf")},
+		cluster: c, name: name, dir: dir, host: host, port: p,
+		settings: settings{ip: host.IP, port: p.number, name: name, hbaFile: filepath.Join(dir, "pg_hba.conf")},
 	}
 }
 
 // Name returns n1, n2, …; it is the node's application_name when it streams from another.
 func (n *Node) Name() string { return n.name }
 
-// Addr returns 127.0.0.1:port. It stays the same for the cluster's life; nobody else gets the port.
-func (n *Node) Addr() string { return "127.0.0.1:" + strconv.Itoa(n.port.number) }
+// Addr returns address:port, the address being 127.0.0.1 unless [Options].Hosts says otherwise. It stays the same for the
+// cluster's life; nobody else gets the port.
+func (n *Node) Addr() string { return net.JoinHostPort(n.host.IP, strconv.Itoa(n.port.number)) }
 
 // Port returns the port in [Node.Addr].
 func (n *Node) Port() int { return n.port.number }
@@ -68,7 +71,7 @@ func (n *Node) pid() int {
 	return 0
 }
 
-// Conn opens a connection to this node alone, as superuser. The caller closes it. ctx bounds the attempt; with a
+// Conn opens a connection to this node alone, as superuser, from its own host. The caller closes it. ctx bounds the attempt; with a
 // frozen node it is all that does. PG… variables of the environment have no influence.
 func (n *Node) Conn(ctx context.Context) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(n.DSN())
@@ -79,11 +82,27 @@ func (n *Node) Conn(ctx context.Context) (*pgx.Conn, error) {
 	config.ValidateConnect = nil
 	config.ConnectTimeout = 0
 	config.RuntimeParams = map[string]string{"application_name": "pgcluster"}
+	config.DialFunc = n.dial
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, n.errorf("connect: %w", err)
 	}
 	return conn, nil
+}
+
+// dial connects from the node's own host.
+func (n *Node) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	n.host.Do(func() {
+		var dialer net.Dialer
+		conn, err = dialer.DialContext(ctx, network, addr)
+	})
+	return conn, err
+}
+
+// run runs one of PostgreSQL's programs on the node's host.
+func (n *Node) run(ctx context.Context, c command) (out string, err error) {
+	n.host.Do(func() { out, err = n.cluster.pg.run(ctx, c) })
+	return out, err
 }
 
 // create makes the node's folder with a copy of seed.

@@ -21,17 +21,35 @@ type Options struct {
 	Parameters map[string]string
 
 	// Password, if not "", makes every node ask for it by scram-sha-256; the DSNs hold it. It must not hold control
-	// characters. Default "": trust authentication. Only 127.0.0.1 is listened on either way.
+	// characters. Default "": trust authentication. Only the node's own address is listened on either way.
 	Password string
+
+	// Hosts are where the nodes live, one for each. Default nil: all on 127.0.0.1.
+	Hosts []Host
 
 	// Logf is told of each step, in the manner of [testing.T.Logf]; calls may come from several goroutines.
 	// Default nil: silence. Passwords are never told.
 	Logf func(format string, args ...any)
 }
 
+// Host is where a node lives: an address of its own, in a network namespace perhaps.
+type Host struct {
+	// IP is the address that the node listens on.
+	IP string
+
+	// Do runs a function to its end where the address is: the processes that it starts and the sockets that it opens
+	// are in the host's network.
+	Do func(func())
+}
+
+var localhost = Host{IP: "127.0.0.1", Do: func(f func()) { f() }}
+
 func (o Options) check() error {
 	if o.Replicas < 0 {
 		return fmt.Errorf("pgcluster: Options.Replicas is %d", o.Replicas)
+	}
+	if o.Hosts != nil && len(o.Hosts) != o.Replicas+1 {
+		return fmt.Errorf("pgcluster: %d Options.Hosts for %d nodes", len(o.Hosts), o.Replicas+1)
 	}
 	if strings.ContainsFunc(o.Password, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return errors.New("pgcluster: Options.Password holds control characters")
@@ -47,7 +65,6 @@ func (o Options) logf(format string, args ...any) {
 
 // ownSettings are what every node runs with unless Options.Parameters say otherwise.
 var ownSettings = map[string]string{
-	"listen_addresses":        "127.0.0.1",
 	"unix_socket_directories": "", // sockets of several nodes in one folder get into each other's way
 	"max_connections":         "100",
 	"shared_buffers":          "16MB",
@@ -74,6 +91,7 @@ var ownSettings = map[string]string{
 
 // settings are what stands in one node's postgresql.conf beyond ownSettings and Options.Parameters.
 type settings struct {
+	ip          string
 	port        int
 	name        string // cluster_name: shown by ps
 	hbaFile     string
@@ -85,6 +103,7 @@ type settings struct {
 func (s settings) render(parameters map[string]string) string {
 	all := maps.Clone(ownSettings)
 	maps.Copy(all, map[string]string{
+		"listen_addresses":          s.ip,
 		"port":                      fmt.Sprint(s.port),
 		"cluster_name":              s.name,
 		"hba_file":                  s.hbaFile,
@@ -102,7 +121,7 @@ func (s settings) render(parameters map[string]string) string {
 // A quote is doubled and a backslash too inside the quotes of postgresql.conf.
 var confEscaper = strings.NewReplacer(`'`, `''`, `\`, `\\`, "\n", `\n`)
 
-// hba renders pg_hba.conf for one method of authentication. Nothing but 127.0.0.1 is listened on.
+// hba renders pg_hba.conf for one method of authentication: for everybody in the host's network, be that this machine.
 func hba(method string) string {
-	return fmt.Sprintf("host all all 127.0.0.1/32 %[1]s\nhost replication all 127.0.0.1/32 %[1]s\n", method)
+	return fmt.Sprintf("host all all samenet %[1]s\nhost replication all samenet %[1]s\n", method)
 }

@@ -35,7 +35,8 @@ func (n *Node) launch() (*postmaster, error) {
 	cmd.Env = pg.environ("")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = sessionAttr(pg.account)
-	if err := cmd.Start(); err != nil {
+	n.host.Do(func() { err = cmd.Start() })
+	if err != nil {
 		return nil, err
 	}
 	p := &postmaster{cmd: cmd, logFrom: info.Size(), exited: make(chan struct{})}

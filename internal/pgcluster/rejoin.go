@@ -48,11 +48,11 @@ func (n *Node) rebuildLocked(ctx context.Context, master *Node) error {
 	if err := os.RemoveAll(n.dataDir()); err != nil {
 		return n.errorf("rebuild: %w", err)
 	}
-	_, err := n.cluster.pg.run(ctx, command{
+	_, err := n.run(ctx, command{
 		dir:  n.dir,
 		name: "pg_basebackup",
 		args: []string{
-			"-D", n.dataDir(), "-h", "127.0.0.1", "-p", strconv.Itoa(master.Port()), "-U", superuser, "-w",
+			"-D", n.dataDir(), "-h", master.host.IP, "-p", strconv.Itoa(master.Port()), "-U", superuser, "-w",
 			"--checkpoint=fast", "--wal-method=stream", "--no-sync",
 		},
 		password: n.cluster.opts.Password,
@@ -84,7 +84,7 @@ func (n *Node) rewind(ctx context.Context, master *Node) error {
 	if err := master.checkpoint(ctx); err != nil {
 		return err
 	}
-	_, err := n.cluster.pg.run(ctx, command{
+	_, err := n.run(ctx, command{
 		dir:      n.dir,
 		name:     "pg_rewind",
 		args:     []string{"-D", n.dataDir(), "--source-server=" + n.conninfo(master, ""), "--no-sync"},

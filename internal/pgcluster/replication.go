@@ -11,8 +11,8 @@ import (
 // conninfo is how the node's programs connect to another node. The password is left out where it can be given
 // through the environment.
 func (n *Node) conninfo(to *Node, password string) string {
-	info := fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=postgres sslmode=disable application_name=%s",
-		to.Port(), superuser, n.name)
+	info := fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=disable application_name=%s",
+		to.host.IP, to.Port(), superuser, n.name)
 	if password != "" {
 		info += " password='" + conninfoEscaper.Replace(password) + "'"
 	}

@@ -148,7 +148,7 @@ func TestSynchronousCommitWaitsForAStandby(t *testing.T) {
 	must(t, cluster.SetSynchronous(ctx, master, 1))
 	must(t, master.Kill())
 	must(t, replica.Promote(ctx))
-	if got := scan[string](t, replica, "show synchronous_standby_names"); got != "ANY 1 (*)" {
+	if got := scan[string](t, replica, "show synchronous_standby_names"); got != "ANY 1 (n1, n2)" {
 		t.Errorf("the promoted node has %q", got)
 	}
 	must(t, master.Rejoin(ctx, replica))
