@@ -53,6 +53,13 @@ chaos: go postgres cc ## Break the master 100 times under load and check the pro
 	@cd integration && go build -race -o ../bin/chaos ./chaos
 	@bin/chaos $(CHAOS)
 
+# Major versions of PostgreSQL, for make majors.
+MAJORS ?= 13 14 15 16 17 18
+
+.PHONY: majors
+majors: go cc ## Run the core tests on each PostgreSQL that can be had (MAJORS="13 18")
+	@scripts/majors.sh $(MAJORS)
+
 .PHONY: fmt
 fmt: go ## Format the code with gofumpt and modernise it with go fix
 	@cd tools && GOBIN=$(CURDIR)/bin go install tool
