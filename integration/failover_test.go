@@ -71,9 +71,7 @@ func TestFailover(t *testing.T) {
 			w.progress(20)
 
 			must(t, end(ctx, old))
-			next, other := foremost(t, cluster.Nodes()[1], cluster.Nodes()[2])
-			must(t, other.Follow(ctx, next))
-			must(t, next.Promote(ctx))
+			next, _ := failOver(t, cluster.Nodes()[1], cluster.Nodes()[2])
 			w.progress(20)
 			m.awaitMaster(next)
 			if lost, ok := errors.AsType[*hasql.NoNodeError](m.Ready(canceled(), 1, 2)); !ok || !strings.Contains(lost.Error(), old.Addr()+" down") {
@@ -106,6 +104,15 @@ func foremost(t testing.TB, a, b *pgcluster.Node) (ahead, behind *pgcluster.Node
 		return b, a
 	}
 	return a, b
+}
+
+// failOver takes two replicas from their master, wherever that is, promotes one and has the other one follow it.
+func failOver(t testing.TB, a, b *pgcluster.Node) (next, other *pgcluster.Node) {
+	t.Helper()
+	next, other = foremost(t, a, b)
+	must(t, next.Promote(testContext(t)))
+	must(t, other.Follow(testContext(t), next))
+	return next, other
 }
 
 // canceled returns a context that has ended, to ask for the present alone.

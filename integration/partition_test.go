@@ -69,15 +69,6 @@ func (n *net3) apart(t testing.TB, side []*netlab.Host, other ...*netlab.Host) {
 	}
 }
 
-// failOver takes two replicas from their master, wherever that is, promotes one and has the other one follow it.
-func failOver(t testing.TB, a, b *pgcluster.Node) (next, other *pgcluster.Node) {
-	t.Helper()
-	next, other = foremost(t, a, b)
-	must(t, next.Promote(testContext(t)))
-	must(t, other.Follow(testContext(t), next))
-	return next, other
-}
-
 func TestLostPacketsAreKnownBySilence(t *testing.T) {
 	ctx := testContext(t)
 	cluster := startNet(t)

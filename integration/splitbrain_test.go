@@ -72,7 +72,7 @@ func TestStatementsOnAFrozenMasterEndWhenANewerOneIsSeen(t *testing.T) {
 func TestThawedMasterIsFencedUntilItRejoins(t *testing.T) {
 	ctx := testContext(t)
 	cluster := startCluster(t, pgcluster.Options{Replicas: 2})
-	old, next, third := cluster.Nodes()[0], cluster.Nodes()[1], cluster.Nodes()[2]
+	old := cluster.Nodes()[0]
 	m := openReady(t, cluster, quickly)
 	if _, err := m.Master().Exec(ctx, createWrites); err != nil {
 		t.Fatal(err)
@@ -80,8 +80,7 @@ func TestThawedMasterIsFencedUntilItRejoins(t *testing.T) {
 	running := hold(t, m)
 	freeze(t, old)
 	m.awaitStatus(old, hasql.StatusSuspect)
-	must(t, next.Promote(ctx))
-	must(t, third.Follow(ctx, next))
+	next, third := failOver(t, cluster.Nodes()[1], cluster.Nodes()[2])
 	m.awaitMaster(next)
 	must(t, old.Thaw())
 	m.awaitStatus(old, hasql.StatusStale)

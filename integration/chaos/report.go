@@ -23,6 +23,9 @@ func (r result) line(number, of int) string {
 
 // table sums up by kind.
 func table(out io.Writer, results []result) {
+	if len(results) == 0 {
+		return
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer w.Flush()
 	fmt.Fprintln(w, "kind\truns\toutage ms, median\tmost\tproxied, median\tmost\treads without answer ms, most\tfailed writes\treads\t")
