@@ -70,8 +70,8 @@ func (n *net3) apart(t testing.TB, side []*netlab.Host, other ...*netlab.Host) {
 }
 
 func TestLostPacketsAreKnownBySilence(t *testing.T) {
-	ctx := testContext(t)
 	cluster := startNet(t)
+	ctx := testContext(t)
 	master := cluster.Nodes()[0]
 	host := cluster.host[master]
 	m := cluster.open(t, soonDown)
@@ -104,8 +104,8 @@ func TestLostPacketsAreKnownBySilence(t *testing.T) {
 
 // TestRefusedPacketsAreKnownAtOnce has no timeout that could find the node dead.
 func TestRefusedPacketsAreKnownAtOnce(t *testing.T) {
-	ctx := testContext(t)
 	cluster := startNet(t)
+	ctx := testContext(t)
 	master := cluster.Nodes()[0]
 	m := cluster.open(t)
 	for range 3 {
@@ -125,8 +125,8 @@ func TestRefusedPacketsAreKnownAtOnce(t *testing.T) {
 }
 
 func TestMasterCutOffFromEverybodyIsFencedWhenItIsBack(t *testing.T) {
-	ctx := testContext(t)
 	cluster := startNet(t)
+	ctx := testContext(t)
 	old, next, other := cluster.Nodes()[0], cluster.Nodes()[1], cluster.Nodes()[2]
 	must(t, cluster.SetSynchronous(ctx, old, 1))
 	m := cluster.open(t, soonDown)
@@ -146,8 +146,8 @@ func TestMasterCutOffFromEverybodyIsFencedWhenItIsBack(t *testing.T) {
 
 // TestMasterCutOffFromItsReplicasIsSuperseded is a partition that clients are on both sides of.
 func TestMasterCutOffFromItsReplicasIsSuperseded(t *testing.T) {
-	ctx := testContext(t)
 	cluster := startNet(t)
+	ctx := testContext(t)
 	old, next, other := cluster.Nodes()[0], cluster.Nodes()[1], cluster.Nodes()[2]
 	must(t, cluster.SetSynchronous(ctx, old, 1))
 	m := cluster.open(t)
@@ -167,8 +167,8 @@ func TestMasterCutOffFromItsReplicasIsSuperseded(t *testing.T) {
 
 // TestReplicaThatHearsNothingFromTheMasterIsTooFarBehind is a partition in one direction: the replica still talks.
 func TestReplicaThatHearsNothingFromTheMasterIsTooFarBehind(t *testing.T) {
-	ctx := testContext(t)
 	cluster := startNet(t)
+	ctx := testContext(t)
 	master, deaf, well := cluster.Nodes()[0], cluster.Nodes()[1], cluster.Nodes()[2]
 	m := cluster.open(t)
 	w := startWriters(t, m, 2)
@@ -195,8 +195,8 @@ func TestReplicaThatHearsNothingFromTheMasterIsTooFarBehind(t *testing.T) {
 
 // TestMinorityOfAPartitionTrustsNoMaster has the client on the old master's side of a partition: it cannot see the new one.
 func TestMinorityOfAPartitionTrustsNoMaster(t *testing.T) {
-	ctx := testContext(t)
 	cluster := startNet(t)
+	ctx := testContext(t)
 	old, next, other := cluster.Nodes()[0], cluster.Nodes()[1], cluster.Nodes()[2]
 	wary := cluster.open(t, soonDown, func(c *hasql.Config) { c.RequireMajority = true })
 	trusting := cluster.open(t, soonDown)

@@ -19,8 +19,8 @@ const (
 	replicas    = 2
 
 	// patience is how long one failover may take, with the return of the old master.
-	patience = time.Minute
-	// writing is how many more operations every client gets done before a fault, and after it.
+	patience = 2 * time.Minute
+	// writing is how many more operations a client gets done before a fault, and after it.
 	writing = 10
 )
 
@@ -145,12 +145,12 @@ func (g *game) rest(ctx context.Context) error {
 	}
 }
 
-// progress waits until every client has got n more operations done.
-func (g *game) progress(ctx context.Context, n int) error {
+// progress waits until each of some clients has got writing more operations done.
+func (g *game) progress(ctx context.Context, clients []*client) error {
 	g.book.mu.Lock()
 	goals := make(map[*client]int)
-	for _, c := range g.clients {
-		goals[c] = g.book.done[c] + n
+	for _, c := range clients {
+		goals[c] = g.book.done[c] + writing
 	}
 	g.book.mu.Unlock()
 	for {
@@ -174,6 +174,16 @@ func (g *game) progress(ctx context.Context, n int) error {
 	}
 }
 
+// writers returns the clients that write.
+func (g *game) writers() (list []*client) {
+	for _, c := range g.clients {
+		if c.writes {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // touch says that operations on a node may fail.
 func (g *game) touch(node int) { g.book.touch(g.nodes[node].Name()) }
 
@@ -195,7 +205,7 @@ func (g *game) play(ctx context.Context, r round) (result, error) {
 	old := g.master.Load().node
 	g.struck = g.nodes[old]
 	res := result{round: r, old: g.struck.Name(), outage: make(map[string]time.Duration)}
-	if err := g.progress(ctx, writing); err != nil {
+	if err := g.progress(ctx, g.clients); err != nil {
 		return res, fmt.Errorf("before the fault: %w", err)
 	}
 	g.book.heal() // whoever began before the end of the last round has finished
@@ -237,7 +247,7 @@ func (g *game) failOver(ctx context.Context, r round, old int) (next int, err er
 	if err != nil {
 		return 0, fmt.Errorf("the promotion: %w", err)
 	}
-	if err := g.progress(ctx, writing); err != nil {
+	if err := g.progress(ctx, g.clients); err != nil {
 		return next, fmt.Errorf("after the promotion: %w", err)
 	}
 	return next, nil
@@ -284,7 +294,7 @@ func (g *game) bringBack(ctx context.Context, r round, old, next int) error {
 				return err
 			}
 		}
-		if err := g.progress(ctx, writing); err != nil {
+		if err := g.progress(ctx, g.clients); err != nil {
 			return fmt.Errorf("beside the stale master: %w", err)
 		}
 	}

@@ -109,7 +109,7 @@ func (g *game) killAhead(ctx context.Context) error {
 	if err := g.nodes[behind].Freeze(); err != nil {
 		return err
 	}
-	if err := g.progress(ctx, writing); err != nil {
+	if err := g.progress(ctx, g.writers()); err != nil {
 		return err
 	}
 	if err := g.old().Kill(); err != nil {

@@ -115,6 +115,13 @@ func (g *game) playAll(ctx context.Context, out io.Writer, rounds []round) (resu
 	if _, err := g.settle(ctx, g.atRest(calm)); err != nil {
 		return results, err
 	}
+	for _, s := range g.services {
+		for n := range s.pm.Snapshot().Nodes() {
+			if n.InUse() != 0 {
+				g.book.accuse("the %s service has %d connections to %s in use, and nobody has them", s.name, n.InUse(), n.Name)
+			}
+		}
+	}
 	master := g.nodes[g.master.Load().node]
 	for _, n := range g.nodes {
 		if n != master {

@@ -22,7 +22,7 @@ const (
 	maxConns    = writersEach + readersEach // so many connections to one node are never short
 
 	// opLimit is a client's patience. No failover takes so long, so no operation may ever need it.
-	opLimit = 20 * time.Second
+	opLimit = 30 * time.Second
 	// overrun is how much longer an operation may take than its context allows, on a machine that is busy.
 	overrun = 5 * time.Second
 	// pause is how long a client rests between two operations, so that the machine has time for the failover.
@@ -62,6 +62,7 @@ func (s *service) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	config.DownTimeout = patience // a machine under load must not look like a dead node; newer masters end what hangs
 	s.news = make(chan struct{})
 	config.Hooks.NodeChanged = func(old, new hasql.NodeState) {
 		s.record(fmt.Sprintf("%s %s -> %s", old.Status, old.Role, new.String()))

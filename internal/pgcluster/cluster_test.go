@@ -198,9 +198,10 @@ func TestStartSaysWhyItCannot(t *testing.T) {
 	ctx := testContext(t)
 	empty := t.TempDir()
 	for name, opts := range map[string]Options{
-		"has no executable postgres": {BinDir: empty},
-		"Replicas is -1":             {Replicas: -1},
-		"control characters":         {Password: "a\nb"},
+		"has no executable postgres":  {BinDir: empty},
+		"Replicas is -1":              {Replicas: -1},
+		"1 Options.Hosts for 2 nodes": {Replicas: 1, Hosts: []Host{localhost}},
+		"control characters":          {Password: "a\nb"},
 	} {
 		if _, err := Start(ctx, opts); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("want %q, got %v", name, err)
