@@ -53,6 +53,7 @@ fetch() {
 	mkdir -p "$cache" || return 1
 	fresh=$(mktemp -d "$cache/new-XXXXXX") || return 1
 	trap 'rm -rf "$fresh"' EXIT
+	trap 'exit 1' INT TERM
 	chmod 755 "$fresh"
 	state=$fresh/apt
 	mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$fresh/debs"
