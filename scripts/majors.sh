@@ -58,7 +58,10 @@ fetch() {
 	state=$fresh/apt
 	mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$fresh/debs"
 	: >"$state/status"
-	echo "deb [signed-by=$keyring] http://deb.debian.org/debian $suite main" >"$state/sources.list"
+	# From the same archive as this machine's own packages, which may be a mirror.
+	archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
+	[ -n "$archive" ] || { echo "apt has no archive of Debian's"; return 1; }
+	echo "deb [signed-by=$keyring] $archive $suite main" >"$state/sources.list"
 	if unpack >"$state/log" 2>&1; then
 		rm -rf "$fresh/apt" "$fresh/debs"
 		mv -T "$fresh" "$cache/$major" 2>/dev/null || [ -d "$cache/$major" ] # else somebody was first
