@@ -112,6 +112,11 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 				return err
 			}
 		}
+		if _, lately := n.traffic.lastLoss(); lately && n.traffic.pooled.Load() {
+			if err := n.ping(ctx, c.Ping); err != nil { // a pooler lets clients in though its server is gone
+				return &connectError{err}
+			}
+		}
 		if down := n.severed.Load(); down != nil {
 			return down // the pool has been emptied meanwhile
 		}
@@ -245,6 +250,14 @@ func (n *nodePool) prove(ctx context.Context, conn *pgxpool.Conn) error {
 	if !n.proven(conn.Conn()) {
 		return nil
 	}
+	if err := n.ping(ctx, conn.Ping); err != nil {
+		return &lostConnError{err}
+	}
+	return nil
+}
+
+// ping pings a connection until ctx, the service or PingTimeout ends.
+func (n *nodePool) ping(ctx context.Context, send func(context.Context) error) error {
 	ctx, cancel := n.service.Load().bound(ctx)
 	defer cancel()
 	if n.pingTimeout > 0 {
@@ -252,10 +265,7 @@ func (n *nodePool) prove(ctx context.Context, conn *pgxpool.Conn) error {
 		ctx, stop = context.WithTimeout(ctx, n.pingTimeout)
 		defer stop()
 	}
-	if err := conn.Ping(ctx); err != nil {
-		return &lostConnError{err}
-	}
-	return nil
+	return send(ctx)
 }
 
 // retire ends the current service: the node is no longer what it was.

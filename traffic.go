@@ -21,7 +21,7 @@ const (
 )
 
 // traffic is what the work on a node tells of it in passing. All of it is hints: they ask the monitor for a probe, which
-// decides. Behind a pooler nothing is believed, since there a connection's words may be another server's, or old.
+// decides. Behind a pooler parameter statuses say nothing, since there a connection's may be another's, or old.
 type traffic struct {
 	hint    func()
 	unheard func()        // called again and again while nothing comes though a hint was given
@@ -72,23 +72,17 @@ func (t *traffic) listen(config *pgx.ConnConfig) {
 // (57P01 to 57P03), broken connections (class 08), and a write refused by a node that is taken for the master. A full
 // server (53300) and internal errors (XX000) say nothing of its role.
 func (t *traffic) heard(code string) {
-	switch code {
-	case "25006":
-		if Role(t.role.Load()) != RoleMaster {
-			return // somebody writes to a replica; that is his mistake
+	switch {
+	case code == "25006":
+		if Role(t.role.Load()) == RoleMaster { // else somebody writes to a replica; that is his mistake
+			t.hint()
 		}
-		t.suggest()
-	case "57P01", "57P02", "57P03":
+	case code == "57P01", code == "57P02", code == "57P03":
 		t.shake()
+	case !strings.HasPrefix(code, "08"):
+	case t.pooled.Load():
+		t.shake() // the pooler has lost its server
 	default:
-		if strings.HasPrefix(code, "08") {
-			t.suggest()
-		}
-	}
-}
-
-func (t *traffic) suggest() {
-	if !t.pooled.Load() {
 		t.hint()
 	}
 }
@@ -97,21 +91,26 @@ func (t *traffic) suggest() {
 // will know in a moment; until then those that were idle at this time are pinged before they are lent.
 func (t *traffic) shake() {
 	t.shakenAt.Store(int64(time.Since(epoch)))
-	t.suggest()
+	t.hint()
 }
 
 // shaken reports whether a connection that was idle for so long has not been used since the last loss of another one.
 func (t *traffic) shaken(idle time.Duration) bool {
+	ago, lately := t.lastLoss()
+	return lately && idle >= ago
+}
+
+// lastLoss returns how long ago a connection was lost, unless that is so long that by now the monitor knows more.
+func (t *traffic) lastLoss() (ago time.Duration, lately bool) {
 	at := t.shakenAt.Load()
 	if at == 0 {
-		return false
+		return 0, false
 	}
-	ago := time.Since(epoch) - time.Duration(at)
-	if ago > time.Second { // by now the monitor knows
+	if ago = time.Since(epoch) - time.Duration(at); ago > time.Second {
 		t.shakenAt.CompareAndSwap(at, 0)
-		return false
+		return 0, false
 	}
-	return idle >= ago
+	return ago, true
 }
 
 // epoch is some moment before all others.
@@ -120,10 +119,13 @@ var epoch = time.Now().Add(-time.Hour)
 // released compares what the server reported on a connection with the node's role. PostgreSQL 14 and later tell every
 // session of a promotion, and of a change of default_transaction_read_only, with the answer to its next statement.
 func (t *traffic) released(pg *pgconn.PgConn) {
+	if t.pooled.Load() {
+		return
+	}
 	standby := pg.ParameterStatus("in_hot_standby")
 	if standby == "on" && !t.standby.Load() || standby == "off" && t.standby.Load() ||
 		Role(t.role.Load()) == RoleMaster && pg.ParameterStatus("default_transaction_read_only") == "on" {
-		t.suggest()
+		t.hint()
 	}
 }
 
@@ -164,7 +166,7 @@ func (t *traffic) watch(requests, answers uint64, quiet int) {
 			if quiet++; quiet > 2 {
 				t.unheard()
 			} else if quiet == 2 {
-				t.suggest()
+				t.hint()
 			}
 		}
 		if t.asked.Load() == 0 {

@@ -185,6 +185,9 @@ func TestPgBouncerBeforeEveryNode(t *testing.T) {
 	must(t, m.Ready(ctx, 1, 2))
 	rolesAreRight(t, m, next)
 	w.end(next, before(old), before(next))
+	if n := len(w.failures); n > 8 { // what the four were at, twice
+		t.Errorf("%d writes failed", n)
+	}
 	if warned := m.logs.FilterMessageSnippet("pooler").Len(); warned != len(bouncers) {
 		t.Errorf("%d warnings about poolers", warned)
 	}
