@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,19 +20,32 @@ import (
 )
 
 const demoLong = `Starts a PostgreSQL cluster on this machine, one master and two replicas, lets writers and readers work on
-it through hasql, kills the master, promotes a replica, brings the old master back, and says what the
-application saw of it. Everything lives in a temporary folder and is gone at the end.
+it through hasql, kills the master, freezes its successor, switches over, repairs what it broke, and says what
+the application saw of it. Everything lives in a temporary folder and is gone at the end. A page shows it live.
+
+With --hold nothing happens by itself: the page has buttons that break and repair the cluster, until Ctrl-C.
+
+With --dsn the same application works on a cluster that is there, until Ctrl-C, and nothing is broken. It makes the
+tables hasql_demo_ledger and hasql_demo_probe, replacing those of an earlier run: one demo per database. Its log and
+the page, also as JSON under /api/state, tell of each outage as the application felt it and as it was without hasql.
 
 Exit status: 0 if every promise held, 1 if one was broken, 2 if the demo could not run.`
+
+// defaultListen is where the page is if nothing else is said, or on one of the next ports if that is taken.
+const (
+	defaultListen = "127.0.0.1:8080"
+	portsToTry    = 20
+)
 
 func newDemoCommand() *cobra.Command {
 	var (
 		options demo.Options
+		listen  string
 		asJSON  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Watch an application live through a failover",
+		Short: "Watch an application live through failovers",
 		Long:  demoLong,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -38,13 +54,46 @@ func newDemoCommand() *cobra.Command {
 				options.Out = cmd.ErrOrStderr()
 			}
 			options.Color = wantsColor(options.Out)
+			if err := options.Check(); err != nil {
+				return &exitError{exitUnable, "demo: " + err.Error()}
+			}
+			if listen != "" {
+				listener, err := listenOn(listen, !cmd.Flags().Changed("listen"))
+				if err != nil {
+					return &exitError{exitUnable, "demo: " + err.Error()}
+				}
+				options.Listen = listener
+				fmt.Fprintf(options.Out, "http://%s shows it live.\n", listener.Addr())
+			}
 			return runDemo(cmd.Context(), options, asJSON, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().IntVar(&options.Runs, "runs", 1, "`number` of failovers, one after the other")
-	cmd.Flags().BoolVarP(&options.Verbose, "verbose", "v", false, "show what hasql notices and each failed operation")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "write the result to stdout as JSON, and everything else to stderr")
+	flags := cmd.Flags()
+	flags.StringVar(&options.DSN, "dsn", "", "watch the cluster of this `DSN`, until interrupted")
+	flags.BoolVar(&options.Hold, "hold", false, "leave the faults to the page's buttons, until interrupted")
+	flags.StringVar(&listen, "listen", defaultListen, "`address` of the page, \"\" for none; the next free port if none is given")
+	flags.StringSliceVar(&options.Faults, "faults", demo.Faults, "what happens to the master, in this `order`")
+	flags.IntVar(&options.Runs, "runs", 1, "`number` of times that the faults happen")
+	flags.BoolVarP(&options.Verbose, "verbose", "v", false, "show what hasql notices and each failed operation")
+	flags.BoolVar(&asJSON, "json", false, "write the result to stdout as JSON, and everything else to stderr")
+	cmd.MarkFlagsMutuallyExclusive("dsn", "hold")
 	return cmd
+}
+
+// listenOn listens on an address or, if nextPort, on one of the ports after it when it is taken.
+func listenOn(address string, nextPort bool) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if err == nil || !nextPort {
+		return listener, err
+	}
+	host, port, _ := net.SplitHostPort(address)
+	first, _ := strconv.Atoi(port)
+	for i := 1; i < portsToTry && errors.Is(err, syscall.EADDRINUSE); i++ {
+		if listener, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(first+i))); err == nil {
+			return listener, nil
+		}
+	}
+	return nil, err
 }
 
 func runDemo(ctx context.Context, options demo.Options, asJSON bool, stdout io.Writer) error {
@@ -56,6 +105,8 @@ func runDemo(ctx context.Context, options demo.Options, asJSON bool, stdout io.W
 		return &exitError{exitUnable, missingPostgres(err)}
 	case err != nil:
 		return &exitError{exitUnable, "demo: could not run: " + err.Error()}
+	case result == nil:
+		return nil // it went on until it was interrupted
 	}
 	if asJSON {
 		encoder := json.NewEncoder(stdout)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"strings"
 	"testing"
 )
@@ -19,6 +20,10 @@ func TestExitStatusAndWords(t *testing.T) {
 		"help on nothing":   {[]string{"help", "dance"}, exitUnable, "", `unknown command "dance"`},
 		"unknown command":   {[]string{"dance"}, exitUnable, "", `unknown command "dance"`},
 		"unknown flag":      {[]string{"demo", "--fast"}, exitUnable, "", "unknown flag: --fast"},
+		"unknown fault":     {[]string{"demo", "--faults", "flood"}, exitUnable, "", `no fault "flood"`},
+		"senseless address": {[]string{"demo", "--listen", "nowhere"}, exitUnable, "", "missing port"},
+		"senseless DSN":     {[]string{"demo", "--dsn", "pg1:pg2"}, exitUnable, "shows it live", "invalid configuration"},
+		"two modes":         {[]string{"demo", "--dsn", "host=pg1", "--hold"}, exitUnable, "", "none of the others can be"},
 		"too many words":    {[]string{"demo", "now"}, exitUnable, "", `unknown command "now"`},
 		"senseless runs":    {[]string{"demo", "--runs", "0"}, exitUnable, "", "at least 1 run"},
 		"no PostgreSQL":     {[]string{"demo"}, exitUnable, "Starting", "$PGBINDIR"},
@@ -37,5 +42,27 @@ func TestExitStatusAndWords(t *testing.T) {
 				t.Errorf("stderr: %q", stderr.String())
 			}
 		})
+	}
+}
+
+func TestPageGetsTheNextFreePort(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	if listener, err := listenOn(taken.Addr().String(), false); err == nil {
+		listener.Close()
+		t.Errorf("listens on %v, which is taken", listener.Addr())
+	}
+	listener, err := listenOn(taken.Addr().String(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	was, is := taken.Addr().(*net.TCPAddr), listener.Addr().(*net.TCPAddr)
+	if is.Port <= was.Port || is.Port >= was.Port+portsToTry || !is.IP.Equal(was.IP) {
+		t.Errorf("listens on %v instead of %v", is, was)
 	}
 }

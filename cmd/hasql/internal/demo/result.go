@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
 // The promises' limits.
@@ -20,23 +21,7 @@ const (
 )
 
 // Millis is a duration that JSON shows in milliseconds with one decimal.
-type Millis time.Duration
-
-// MarshalJSON implements json.Marshaler.
-func (m Millis) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, m.rounded(), 'f', -1, 64), nil
-}
-
-func (m Millis) String() string {
-	if time.Duration(m) >= 100*time.Millisecond {
-		return fmt.Sprintf("%.0f ms", m.rounded())
-	}
-	return fmt.Sprintf("%.1f ms", m.rounded())
-}
-
-func (m Millis) rounded() float64 {
-	return math.Round(float64(m)/float64(time.Millisecond)*10) / 10
-}
+type Millis = dashboard.Millis
 
 // Spread is one figure over several runs.
 type Spread struct {
@@ -45,13 +30,23 @@ type Spread struct {
 	Max    Millis `json:"max"`
 }
 
-// Failover is one run.
+// Failover is one fault and what followed.
 type Failover struct {
-	Killed      string `json:"killed"`
-	Promoted    string `json:"promoted"`
+	Fault       string `json:"fault"`
+	Old         string `json:"old"`         // master
+	Promoted    string `json:"promoted"`    // in its place
 	WroteAgain  bool   `json:"wrote_again"` // if false, the times mean nothing
-	Outage      Millis `json:"outage_ms"`
+	Outage      Millis `json:"outage_ms"`   // from the last write that Old acknowledged to the first that Promoted did
 	AfterAccept Millis `json:"after_accept_ms"`
+}
+
+// Kind is all failovers after one kind of fault.
+type Kind struct {
+	Fault       string `json:"fault"`
+	Failovers   int    `json:"failovers"`
+	Ended       int    `json:"ended"` // of them, those after which the application wrote again; the times are of these
+	Outage      Spread `json:"outage_ms"`
+	AfterAccept Spread `json:"after_accept_ms"`
 }
 
 // Writes is what became of all writes.
@@ -81,97 +76,108 @@ type Promise struct {
 
 // Result is what the demo found.
 type Result struct {
-	PostgreSQL  string     `json:"postgresql"`
-	Failovers   []Failover `json:"failovers"`
-	Outage      Spread     `json:"outage_ms"`
-	AfterAccept Spread     `json:"after_accept_ms"`
-	Writes      Writes     `json:"writes"`
-	Reads       Reads      `json:"reads"`
-	Promises    []Promise  `json:"promises"`
-	Kept        bool       `json:"kept"`
+	PostgreSQL string     `json:"postgresql"`
+	Failovers  []Failover `json:"failovers"`
+	Kinds      []Kind     `json:"kinds"`
+	Writes     Writes     `json:"writes"`
+	Reads      Reads      `json:"reads"`
+	Promises   []Promise  `json:"promises"`
+	Kept       bool       `json:"kept"`
 }
 
 // record is all that a result is computed from.
 type record struct {
-	version   string
-	nodes     []string // names
-	failovers []failover
-	writes    []write
-	reads     [][]read // by reader, in order
-	ledger    map[int64]bool
-	end       time.Duration
+	version     string
+	nodes       []string // names
+	played      []played
+	outages     []outage
+	writes      dashboard.Writes
+	failedThere int // failed writes that took effect
+	reads       dashboard.Reads
+	byNode      map[string]int
 }
 
 func newResult(r record) *Result {
-	result := &Result{PostgreSQL: r.version, Kept: true}
-	var totals, afters []Millis
-	for _, f := range r.failovers {
-		o := outageOf(f, r.writes)
-		result.Failovers = append(result.Failovers, Failover{
-			Killed: r.nodes[f.old], Promoted: r.nodes[f.next], WroteAgain: o.over,
-			Outage: Millis(o.total), AfterAccept: Millis(o.afterAccept),
-		})
-		if o.over {
-			totals, afters = append(totals, Millis(o.total)), append(afters, Millis(o.afterAccept))
+	result := &Result{
+		PostgreSQL: r.version, Kept: true,
+		Writes: Writes{r.writes.Acknowledged, r.writes.Lost, r.writes.Stray, r.writes.Failed, r.failedThere},
+		Reads:  Reads{r.reads.Answered, r.reads.Failed, r.reads.LongestWait, r.byNode},
+	}
+	for _, p := range r.played {
+		f := Failover{Fault: p.fault, Old: r.nodes[p.old], Promoted: r.nodes[p.next]}
+		if o, ok := outageAfter(p, r.outages); ok {
+			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.length), Millis(o.afterAccept)
 		}
+		result.Failovers = append(result.Failovers, f)
 	}
-	result.Outage = newSpread(totals)
-	result.AfterAccept = newSpread(afters)
-
-	fates := settle(r.writes, r.ledger, r.failovers)
-	result.Writes = Writes{fates.acknowledged, fates.lost, fates.stray, fates.failed, fates.failedThere}
-
-	result.Reads.ByNode = make(map[string]int)
-	for _, name := range r.nodes {
-		result.Reads.ByNode[name] = 0
-	}
-	for _, reads := range r.reads {
-		result.Reads.LongestWait = max(result.Reads.LongestWait, Millis(longestWait(reads, r.end)))
-		for _, one := range reads {
-			if one.node == nobody {
-				result.Reads.Failed++
-				continue
-			}
-			result.Reads.Answered++
-			result.Reads.ByNode[r.nodes[one.node]]++
+	for _, fault := range Faults {
+		if k := kindOf(fault, result.Failovers); k.Failovers > 0 {
+			result.Kinds = append(result.Kinds, k)
 		}
 	}
 	result.judge()
 	return result
 }
 
-func newSpread(values []Millis) (s Spread) {
-	s.Median, s.Min, s.Max = spreadOf(values)
-	return s
+// outageAfter finds the outage that a fault made: the one that the promoted node ended.
+func outageAfter(p played, outages []outage) (outage, bool) {
+	i := slices.IndexFunc(outages, func(o outage) bool {
+		return o.gap.moved() && o.gap.after.node == p.next && o.gap.after.done > p.at && o.gap.after.done <= p.until
+	})
+	if i < 0 {
+		return outage{}, false
+	}
+	return outages[i], true
+}
+
+func kindOf(fault string, failovers []Failover) Kind {
+	k := Kind{Fault: fault}
+	var totals, afters []Millis
+	for _, f := range failovers {
+		if f.Fault != fault {
+			continue
+		}
+		k.Failovers++
+		if f.WroteAgain {
+			totals, afters = append(totals, f.Outage), append(afters, f.AfterAccept)
+		}
+	}
+	k.Ended, k.Outage, k.AfterAccept = len(totals), newSpread(totals), newSpread(afters)
+	return k
+}
+
+// newSpread returns the median, least and greatest of values; zero if there are none.
+func newSpread(values []Millis) Spread {
+	if len(values) == 0 {
+		return Spread{}
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return Spread{sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1]} // the upper of two: no better than it was
 }
 
 const (
 	promiseLost  = "acknowledged writes lost"
 	promiseStale = "acknowledged writes on a stale master"
-	promiseAgain = "application writes again"
+	promiseAgain = "application writes again after a "
 	promiseReads = "longest wait of a reader"
 )
 
 // judge fills in the promises.
 func (r *Result) judge() {
-	again := r.AfterAccept.Median.String()
-	wrote := true
-	for i, f := range r.Failovers {
-		if !f.WroteAgain {
-			wrote = false
-			again = "never"
-			if len(r.Failovers) > 1 {
-				again = fmt.Sprintf("not after failover %d", i+1)
-			}
-			break
-		}
-	}
 	r.Promises = []Promise{
 		{promiseLost, "0", strconv.Itoa(r.Writes.Lost), r.Writes.Lost == 0},
 		{promiseStale, "0", strconv.Itoa(r.Writes.OnStaleMaster), r.Writes.OnStaleMaster == 0},
-		{promiseAgain, "≤ " + spell(acceptLimit), again, wrote && time.Duration(r.AfterAccept.Median) <= acceptLimit},
-		{promiseReads, "≤ " + spell(readLimit), r.Reads.LongestWait.String(), time.Duration(r.Reads.LongestWait) <= readLimit},
 	}
+	for _, k := range r.Kinds {
+		got, kept := k.AfterAccept.Median.String(), time.Duration(k.AfterAccept.Median) <= acceptLimit
+		if k.Ended < k.Failovers {
+			got, kept = fmt.Sprintf("never in %d of %d", k.Failovers-k.Ended, k.Failovers), false
+		}
+		r.Promises = append(r.Promises, Promise{promiseAgain + k.Fault, "≤ " + spell(acceptLimit), got, kept})
+	}
+	r.Promises = append(r.Promises, Promise{
+		promiseReads, "≤ " + spell(readLimit), r.Reads.LongestWait.String(), time.Duration(r.Reads.LongestWait) <= readLimit,
+	})
 	for _, p := range r.Promises {
 		r.Kept = r.Kept && p.Kept
 	}
@@ -206,14 +212,19 @@ func (r *Result) render(w io.Writer, s style) error {
 		{"    and lost", strconv.Itoa(r.Writes.Lost), promiseLost},
 		{"    on a stale master", strconv.Itoa(r.Writes.OnStaleMaster), promiseStale},
 		{"  failed, outcome unknown", failedFigure(r.Writes), ""},
-		{"  outage: last on the old master to first on the new", r.figure(r.Outage), ""},
-		{"    of it, after the new master accepted writes", r.figure(r.AfterAccept), promiseAgain},
+	}
+	for _, k := range r.Kinds {
+		rows = append(rows,
+			row{"  outage after a " + k.Fault, k.figure(k.Outage), ""},
+			row{"    of it, after the new master accepted writes", k.figure(k.AfterAccept), promiseAgain + k.Fault})
+	}
+	rows = append(rows, []row{
 		{"reads", "", ""},
 		{"  answered", strconv.Itoa(r.Reads.Answered), ""},
 		{"    by node", r.byNode(), ""},
 		{"  failed", strconv.Itoa(r.Reads.Failed), ""},
 		{"  longest wait of a reader for an answer", r.Reads.LongestWait.String(), promiseReads},
-	}
+	}...)
 	var padded bytes.Buffer
 	table := tabwriter.NewWriter(&padded, 0, 0, 3, ' ', 0)
 	for _, row := range rows {
@@ -253,14 +264,8 @@ func failedFigure(w Writes) string {
 }
 
 // figure shows one time, or median and extremes of several.
-func (r *Result) figure(s Spread) string {
-	over := 0
-	for _, f := range r.Failovers {
-		if f.WroteAgain {
-			over++
-		}
-	}
-	switch over {
+func (k Kind) figure(s Spread) string {
+	switch k.Ended {
 	case 0:
 		return "it did not end"
 	case 1:

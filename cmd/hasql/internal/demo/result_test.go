@@ -5,18 +5,30 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
+
+// felt is an outage that ended at a moment, and began a length before.
+func felt(kind string, old, next int, ended, length, afterAccept time.Duration) outage {
+	return outage{
+		kind: kind, gap: gap{at(ended-length, old, 1), at(ended, next, 2)}, length: length,
+		cluster: length - afterAccept, afterAccept: afterAccept, clusterKnown: true,
+	}
+}
 
 // calmRecord is a demo in which all went well.
 func calmRecord() record {
 	return record{
-		version:   "18.1",
-		nodes:     []string{"pg1", "pg2", "pg3"},
-		failovers: []failover{oneFailover},
-		writes:    []write{{1, 990 * ms, 0}, {2, 1000 * ms, nobody}, {3, 1001 * ms, nobody}, {4, 1352 * ms, 1}},
-		reads:     [][]read{{{400 * ms, 1}, {1200 * ms, 2}, {2000 * ms, 2}}, {{900 * ms, 1}, {1700 * ms, 2}}},
-		ledger:    map[int64]bool{1: true, 3: true, 4: true},
-		end:       2000 * ms,
+		version:     "18.1",
+		nodes:       []string{"pg1", "pg2", "pg3"},
+		played:      []played{{"crash", 0, 1, 1000 * ms, 5000 * ms}, {"freeze", 1, 2, 6000 * ms, 9000 * ms}},
+		outages:     []outage{felt("crash", 0, 1, 1352*ms, 362*ms, 12*ms), felt("freeze", 1, 2, 6400*ms, 350*ms, 18*ms)},
+		writes:      dashboard.Writes{Acknowledged: 2, Failed: 2},
+		failedThere: 1,
+		reads:       dashboard.Reads{Answered: 5, LongestWait: Millis(900 * ms)},
+		byNode:      map[string]int{"pg1": 0, "pg2": 2, "pg3": 3},
 	}
 }
 
@@ -28,8 +40,10 @@ func TestTableOfOneRun(t *testing.T) {
       and lost                                           0                promised 0          kept
       on a stale master                                  0                promised 0          kept
     failed, outcome unknown                              2 (1 took effect)
-    outage: last on the old master to first on the new   362 ms
+    outage after a crash                                 362 ms
       of it, after the new master accepted writes        12.0 ms          promised ≤ 100 ms   kept
+    outage after a freeze                                350 ms
+      of it, after the new master accepted writes        18.0 ms          promised ≤ 100 ms   kept
   reads
     answered                                             5
       by node                                            pg1 0, pg2 2, pg3 3
@@ -61,14 +75,30 @@ func TestTableOfOneRun(t *testing.T) {
 func TestTableOfSeveralRunsShowsTheSpread(t *testing.T) {
 	t.Parallel()
 	r := calmRecord()
-	again := failover{old: 1, next: 0, killed: 6000 * ms, promoted: 6300 * ms, accepted: 6340 * ms, until: 9000 * ms}
-	more := failover{old: 0, next: 2, killed: 9000 * ms, promoted: 9300 * ms, accepted: 9340 * ms, until: 9900 * ms}
-	r.failovers = append(r.failovers, again, more)
-	r.writes = append(r.writes, write{5, 5990 * ms, 1}, write{6, 6345 * ms, 0}, write{7, 8990 * ms, 0}, write{8, 9460 * ms, 2})
+	r.played = append(r.played, played{"crash", 2, 0, 10000 * ms, 12000 * ms}, played{"crash", 0, 2, 13000 * ms, 15000 * ms})
+	r.outages = append(r.outages, felt("crash", 2, 0, 10400*ms, 355*ms, 5*ms), felt("crash", 0, 2, 13500*ms, 470*ms, 120*ms))
 	got := rendered(t, newResult(r), style{})
 	for _, want := range []string{"median 362 ms (355 … 470 ms)", "median 12.0 ms (5.0 … 120 ms)"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:\n%s", want, got)
+		}
+	}
+}
+
+func TestSpreadNeverFlatters(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		values []Millis
+		want   Spread
+	}{
+		{nil, Spread{}},
+		{[]Millis{7}, Spread{7, 7, 7}},
+		{[]Millis{9, 3}, Spread{9, 3, 9}},
+		{[]Millis{5, 1, 4, 2, 3}, Spread{3, 1, 5}},
+	}
+	for _, test := range tests {
+		if got := newSpread(test.values); got != test.want {
+			t.Errorf("%v: got %v, want %v", test.values, got, test.want)
 		}
 	}
 }
@@ -80,29 +110,31 @@ func TestEachBrokenPromiseIsNamed(t *testing.T) {
 		want  string
 	}{
 		"a write is lost": {
-			func(r *record) { delete(r.ledger, 1) },
+			func(r *record) { r.writes.Lost = 1 },
 			"acknowledged writes lost: 1 (promised 0)",
 		},
 		"a write went astray": {
-			func(r *record) { r.writes = append(r.writes, write{9, 1400 * ms, 0}) },
+			func(r *record) { r.writes.Stray = 1 },
 			"acknowledged writes on a stale master: 1 (promised 0)",
 		},
 		"writing again takes too long": {
-			func(r *record) { r.writes[3].done = 1441 * ms },
-			"application writes again: 101 ms (promised ≤ 100 ms)",
+			func(r *record) { r.outages[0].afterAccept = 101 * ms },
+			"application writes again after a crash: 101 ms (promised ≤ 100 ms)",
 		},
 		"nobody writes again": {
-			func(r *record) { r.writes = r.writes[:3] },
-			"application writes again: never (promised ≤ 100 ms)",
+			func(r *record) { r.outages = r.outages[1:] },
+			"application writes again after a crash: never in 1 of 1 (promised ≤ 100 ms)",
 		},
-		"nobody writes again after one of several failovers": {
-			func(r *record) {
-				r.failovers = append(r.failovers, failover{old: 1, next: 2, killed: 6000 * ms, promoted: 6300 * ms, until: 9000 * ms})
-			},
-			"application writes again: not after failover 2 (promised ≤ 100 ms)",
+		"nobody writes again before the next fault": {
+			func(r *record) { r.outages[1] = felt("freeze", 1, 2, 9001*ms, 3000*ms, 12*ms) },
+			"application writes again after a freeze: never in 1 of 1 (promised ≤ 100 ms)",
+		},
+		"another node than the promoted one ends it": {
+			func(r *record) { r.outages[0] = felt("crash", 0, 2, 1352*ms, 362*ms, 12*ms) },
+			"application writes again after a crash: never in 1 of 1 (promised ≤ 100 ms)",
 		},
 		"a reader is left alone": {
-			func(r *record) { r.reads[0][1].node = nobody },
+			func(r *record) { r.reads.LongestWait = Millis(1600 * ms) },
 			"longest wait of a reader: 1600 ms (promised ≤ 1 s)",
 		},
 	}
@@ -141,14 +173,20 @@ func TestJSONHoldsMilliseconds(t *testing.T) {
 	}
 	var got struct {
 		Failovers []map[string]any
-		Writes    map[string]int
-		Kept      bool
+		Kinds     []struct {
+			Outage map[string]float64 `json:"outage_ms"`
+		}
+		Writes map[string]int
+		Kept   bool
 	}
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}
-	if f := got.Failovers[0]; f["outage_ms"] != 362.0 || f["after_accept_ms"] != 12.0 || f["promoted"] != "pg2" {
+	if f := got.Failovers[0]; f["outage_ms"] != 362.0 || f["after_accept_ms"] != 12.0 || f["promoted"] != "pg2" || f["fault"] != "crash" {
 		t.Errorf("failover: %v", f)
+	}
+	if median := got.Kinds[1].Outage["median"]; median != 350 {
+		t.Errorf("median after a freeze: %v", median)
 	}
 	if got.Writes["failed"] != 2 || got.Writes["failed_but_there"] != 1 || !got.Kept {
 		t.Errorf("%s", text)

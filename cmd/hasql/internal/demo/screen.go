@@ -23,15 +23,25 @@ func (s style) dim(text string) string  { return s.paint("2", text) }
 func (s style) good(text string) string { return s.paint("32", text) }
 func (s style) bad(text string) string  { return s.paint("1;31", text) }
 
-// screen writes the story, line by line. Its methods may be called from several goroutines.
+// Kinds of events, as the page's log shows them.
+const (
+	eventFault   = "fault"   // done to the cluster on purpose
+	eventRepair  = "repair"  // done for it
+	eventNoticed = "noticed" // by the library or the prober
+	eventOutage  = "outage"  // felt by the application
+	eventError   = "error"
+)
+
+// screen writes the story, line by line, and into the page's log. Its methods may be called from several goroutines.
 type screen struct {
 	style
 	out     io.Writer
 	verbose bool
+	book    *book // nil without a page
 
 	mu    sync.Mutex
 	began time.Time // zero of the story's clock
-	mark  time.Time // the last event, which asides count from
+	mark  time.Time // the last event, which echoes count from
 }
 
 // line writes text as it is.
@@ -48,19 +58,34 @@ func (s *screen) begin(at time.Time) {
 	s.began, s.mark = at, at
 }
 
-// event tells of something that was done to the cluster.
-func (s *screen) event(at time.Time, text string) {
+// since returns a moment on the story's clock.
+func (s *screen) since(at time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return at.Sub(s.began)
+}
+
+// event tells of something that happened to the cluster.
+func (s *screen) event(at time.Time, kind, text string) {
+	s.mu.Lock()
 	s.mark = at
 	fmt.Fprintln(s.out, s.bold(clock(at.Sub(s.began), 3)+text))
+	s.mu.Unlock()
+	s.log(at, kind, text)
 }
 
 // echo tells of what followed from the last event, and how soon.
-func (s *screen) echo(at time.Time, text string) {
+func (s *screen) echo(at time.Time, kind, text string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	fmt.Fprintln(s.out, s.good(since(at.Sub(s.mark))+text))
+	fmt.Fprintln(s.out, s.good(after(at.Sub(s.mark))+text))
+	s.mu.Unlock()
+	s.log(at, kind, text)
+}
+
+// noticed is an aside that the page shows to all.
+func (s *screen) noticed(at time.Time, text string) {
+	s.aside(at, text)
+	s.log(at, eventNoticed, text)
 }
 
 // aside is an echo for those who asked for details.
@@ -71,7 +96,13 @@ func (s *screen) aside(at time.Time, text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.began.IsZero() {
-		fmt.Fprintln(s.out, s.dim(since(at.Sub(s.mark))+text))
+		fmt.Fprintln(s.out, s.dim(after(at.Sub(s.mark))+text))
+	}
+}
+
+func (s *screen) log(at time.Time, kind, text string) {
+	if s.book != nil {
+		s.book.tell(max(s.since(at), 0), kind, text)
 	}
 }
 
@@ -89,15 +120,15 @@ func clock(d time.Duration, decimals int) string {
 	return fmt.Sprintf("%*s  ", timeWidth, fmt.Sprintf("%.*f s", decimals, d.Seconds()))
 }
 
-// since is the first column of what followed: "      +9 ms  ".
-func since(d time.Duration) string {
+// after is the first column of what followed: "      +9 ms  ".
+func after(d time.Duration) string {
 	return fmt.Sprintf("%*s  ", timeWidth, fmt.Sprintf("%+d ms", d.Round(time.Millisecond).Milliseconds()))
 }
 
 // tick is one second of the workload.
 type tick struct {
 	master                string // "" if none is known
-	writes, reads, failed int64  // in this second
+	writes, reads, failed int    // in this second
 	nodes                 []string
 }
 

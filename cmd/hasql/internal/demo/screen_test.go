@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
 // tell writes a short story.
@@ -21,10 +24,10 @@ func tell(s *screen) {
 	s.line(header([]string{"pg1", "pg2"}))
 	s.begin(began)
 	s.tick(began.Add(time.Second), tick{"pg1", 12, 3456, 0, []string{"master", "replica"}})
-	s.event(began.Add(1234*ms), "pg1 killed")
-	s.aside(began.Add(1242*ms), "hasql: master lost")
+	s.event(began.Add(1234*ms), eventFault, "pg1 killed")
+	s.noticed(began.Add(1242*ms), "hasql: master lost")
 	s.tick(began.Add(2*time.Second), tick{"", 7, 8, 9, []string{"down", "replica"}})
-	s.echo(began.Add(2334*ms), "the application writes again")
+	s.echo(began.Add(2334*ms), eventOutage, "the application writes again")
 }
 
 func TestStoryIsAligned(t *testing.T) {
@@ -49,6 +52,20 @@ func TestAsidesAreForThoseWhoAsk(t *testing.T) {
 	tell(&screen{out: &got})
 	if strings.Contains(got.String(), "hasql:") {
 		t.Errorf("got:\n%s", got.String())
+	}
+}
+
+func TestPageTellsTheSameStory(t *testing.T) {
+	t.Parallel()
+	b := newBook([]string{"pg1", "pg2"}, 1)
+	tell(&screen{out: io.Discard, book: b})
+	want := []dashboard.Event{
+		{Number: 1, At: Millis(1234 * ms), Kind: eventFault, Text: "pg1 killed"},
+		{Number: 2, At: Millis(1242 * ms), Kind: eventNoticed, Text: "hasql: master lost"},
+		{Number: 3, At: Millis(2334 * ms), Kind: eventOutage, Text: "the application writes again"},
+	}
+	if got := b.told(); !slices.Equal(got, want) {
+		t.Errorf("got %+v", got)
 	}
 }
 

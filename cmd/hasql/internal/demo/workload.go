@@ -3,6 +3,8 @@ package demo
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,48 +21,56 @@ const (
 
 	// writeLimit is a writer's patience with one insert. It is far longer than a failover.
 	writeLimit = 10 * time.Second
+
+	// writeAgain is a writer's rest after a failure.
+	writeAgain = 20 * time.Millisecond
 )
 
 const schema = `
-create table ledger (id bigint primary key, writer int not null, written_at timestamptz not null default now());
-create table probe (at timestamptz not null default clock_timestamp())`
+drop table if exists hasql_demo_ledger, hasql_demo_probe;
+create table hasql_demo_ledger (id bigint primary key, written_at timestamptz not null default now());
+create table hasql_demo_probe (at timestamptz not null);
+insert into hasql_demo_probe values (now())`
 
-// The server's port tells which node did it.
+// application is the start of every connection's application_name; the node's index follows. The server sends it back with
+// each answer, which therefore tells who gave it.
+const application = "hasql demo "
+
+// Inserts tell also the timeline, so that one on a superseded master is seen for what it is.
 const (
-	insertSQL = `insert into ledger (id, writer) values ($1, $2) returning inet_server_port()`
-	selectSQL = `select inet_server_port(), (select coalesce(max(id), 0) from ledger)`
+	insertSQL = `insert into hasql_demo_ledger (id) values ($1) returning current_setting('application_name'), ` + timelineSQL
+	selectSQL = `select current_setting('application_name'), (select coalesce(max(id), 0) from hasql_demo_ledger)`
 )
 
 // workload is an application: writers and readers that know nothing of nodes.
 type workload struct {
 	pm     *hasql.PoolManager
 	began  time.Time
-	nodeAt map[int]int // by port
+	book   *book
 	screen *screen
 
-	wrote, answered, failed atomic.Int64
-	master                  atomic.Int64  // the node that acknowledged last
-	moved                   chan moment   // a write was acknowledged by another node than the one before
-	stop                    chan struct{} // closed to end
-	clients                 sync.WaitGroup
+	ended    chan gap      // outages, for the herald
+	settled  chan outage   // the same, once all is known of them, for whoever waits for it
+	auditDue chan struct{} // the writes have moved; capacity 1
+	stop     chan struct{} // closed to end
+	clients  sync.WaitGroup
+	watchers sync.WaitGroup
 
-	// What each client did. Its own until it has ended.
-	writes [writers][]write
-	reads  [readers][]read
+	sequences [writers]atomic.Int64 // of the last write
 }
 
-// moment is when a node did something.
-type moment struct {
-	node int
-	at   time.Time
+// newWorkload makes an application that begins now, and so does the story.
+func newWorkload(pm *hasql.PoolManager, s *screen) *workload {
+	began := time.Now()
+	s.begin(began)
+	return &workload{
+		pm: pm, began: began, book: s.book, screen: s,
+		ended: make(chan gap, 16), settled: make(chan outage, 16), auditDue: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
 }
 
-// start lets the clients loose; master is the node that serves the writers. The clients end at finish or, without
-// finishing what they are at, when ctx ends.
-func (w *workload) start(ctx context.Context, master int) {
-	w.moved = make(chan moment, 16)
-	w.stop = make(chan struct{})
-	w.master.Store(int64(master))
+// start lets the clients loose. They end at finish or, without finishing what they are at, when ctx ends.
+func (w *workload) start(ctx context.Context) {
 	for i := range writers {
 		w.clients.Go(func() { w.write(ctx, i) })
 	}
@@ -69,76 +79,134 @@ func (w *workload) start(ctx context.Context, master int) {
 	}
 }
 
-// finish lets every client finish its operation and returns when all have. It may be called once.
-func (w *workload) finish() {
+// accompany starts those who watch the application: a prober for each node, the herald, the auditor. They end with ctx.
+func (w *workload) accompany(ctx context.Context, config *hasql.Config) {
+	for i, n := range config.Nodes {
+		p := &prober{node: i, config: n.Pool.ConnConfig.Copy(), began: w.began, book: w.book, ended: func(a answer) {
+			w.screen.event(w.began.Add(a.sent), eventNoticed, n.Name+" accepts writes")
+		}}
+		w.watchers.Go(func() { p.run(ctx) })
+	}
+	w.watchers.Go(func() { w.herald(ctx) })
+	w.watchers.Go(func() { w.auditAfterFailovers(ctx) })
+}
+
+// wait returns when nothing of the workload runs any more.
+func (w *workload) wait() {
+	w.clients.Wait()
+	w.watchers.Wait()
+}
+
+// conclude lets every client finish its operation, looks for every write that must be there, and returns the record.
+func (w *workload) conclude(ctx context.Context) (r record, err error) {
 	close(w.stop)
 	w.clients.Wait()
+	end := time.Since(w.began)
+	if err := w.audit(ctx); err != nil {
+		return r, err
+	}
+	_, failed := w.book.owed()
+	absent, err := w.missing(ctx, failed)
+	if err != nil {
+		return r, err
+	}
+	r = record{nodes: w.book.nodes, outages: w.book.outages(), failedThere: len(failed) - len(absent)}
+	r.writes, r.reads, r.byNode = w.book.counts(end)
+	return r, nil
 }
+
+// summary is what the application felt, in one line.
+func (w *workload) summary() string {
+	writes, _, _ := w.book.counts(time.Since(w.began))
+	outages := w.book.outages()
+	var longest time.Duration
+	for _, o := range outages {
+		longest = max(longest, o.length)
+	}
+	text := fmt.Sprintf("%d writes acknowledged, %d of them lost and %d on a stale master; %d failed. No outage.",
+		writes.Acknowledged, writes.Lost, writes.Stray, writes.Failed)
+	if len(outages) > 0 {
+		text = strings.TrimSuffix(text, "No outage.") + fmt.Sprintf("%d outages, the longest of %s.", len(outages), Millis(longest))
+	}
+	return text
+}
+
+// idOf is the primary key of a writer's write.
+func idOf(writer int, sequence int64) int64 { return int64(writer)<<40 | max(sequence, 0) }
 
 func (w *workload) write(ctx context.Context, writer int) {
 	route := w.pm.Master()
-	for sequence := int64(1); w.rest(ctx); sequence++ {
-		id := int64(writer)<<32 | sequence
-		port := 0
+	for rest := pause; w.rest(ctx, rest); {
+		id := idOf(writer, w.sequences[writer].Add(1))
+		var by string
+		var timeline int32
+		sent := time.Now()
 		limited, cancel := context.WithTimeout(ctx, writeLimit)
-		err := route.QueryRow(limited, insertSQL, id, writer).Scan(&port)
+		err := route.QueryRow(limited, insertSQL, id).Scan(&by, &timeline)
 		cancel()
 		now := time.Now()
 		if ctx.Err() != nil {
 			return
 		}
-		node := nobody
-		if err == nil {
-			node = w.nodeAt[port]
-			w.wrote.Add(1)
-			w.notice(node, now)
-		} else {
-			w.failed.Add(1)
+		if err != nil {
+			rest = writeAgain
+			w.book.failed(id, now.Sub(w.began))
 			w.screen.aside(now, fmt.Sprintf("writer %d, outcome unknown: %v", writer+1, brief(err)))
+			continue
 		}
-		w.writes[writer] = append(w.writes[writer], write{id, now.Sub(w.began), node})
+		rest = pause
+		gap, ended := w.book.acknowledged(id, answer{sent.Sub(w.began), now.Sub(w.began), nodeOf(by), uint32(timeline)})
+		if ended {
+			offer(w.ended, gap)
+		}
 	}
 }
 
-// notice sends a moment when the writers have moved to another node.
-func (w *workload) notice(node int, at time.Time) {
-	if was := w.master.Load(); was == int64(node) || !w.master.CompareAndSwap(was, int64(node)) {
-		return
+// nodeOf returns the node of an application_name.
+func nodeOf(name string) int {
+	node, err := strconv.Atoi(strings.TrimPrefix(name, application))
+	if err != nil {
+		panic(err) // it is what newPoolManager set
 	}
+	return node
+}
+
+// offer sends to a channel, unless it is full of what nobody has waited for.
+func offer[T any](c chan<- T, value T) {
 	select {
-	case w.moved <- moment{node, at}:
-	default: // nobody cares that it moves so often
+	case c <- value:
+	default:
 	}
 }
 
 func (w *workload) read(ctx context.Context, reader int) {
 	route := w.pm.Replica()
-	for w.rest(ctx) {
-		var port int
+	for rest := pause; w.rest(ctx, rest); {
+		var by string
 		var id int64
 		limited, cancel := context.WithTimeout(ctx, readLimit)
-		err := route.QueryRow(limited, selectSQL).Scan(&port, &id)
+		err := route.QueryRow(limited, selectSQL).Scan(&by, &id)
 		cancel()
 		now := time.Now()
 		if ctx.Err() != nil {
 			return
 		}
+		rest = pause
 		node := nobody
 		if err == nil {
-			node = w.nodeAt[port]
-			w.answered.Add(1)
+			node = nodeOf(by)
 		} else {
-			w.failed.Add(1)
+			rest = writeAgain
 			w.screen.aside(now, fmt.Sprintf("reader %d: %v", reader+1, brief(err)))
 		}
-		w.reads[reader] = append(w.reads[reader], read{now.Sub(w.began), node})
+		w.book.read(reader, now.Sub(w.began), node)
 	}
 }
 
 // rest pauses, and reports whether to go on.
-func (w *workload) rest(ctx context.Context) bool {
+func (w *workload) rest(ctx context.Context, d time.Duration) bool {
 	select {
-	case <-time.After(pause):
+	case <-time.After(d):
 		return true
 	case <-w.stop:
 	case <-ctx.Done():
@@ -146,11 +214,36 @@ func (w *workload) rest(ctx context.Context) bool {
 	return false
 }
 
+// heraldDelay is how far the prober may be behind the application.
+const heraldDelay = 50 * time.Millisecond
+
+// herald tells of each outage when it is over and all is known of it, until ctx ends.
+func (w *workload) herald(ctx context.Context) {
+	for {
+		var ended gap
+		select {
+		case ended = <-w.ended:
+		case <-ctx.Done():
+			return
+		}
+		offer(w.auditDue, struct{}{})
+		if sleep(ctx, heraldDelay) != nil {
+			return
+		}
+		for _, o := range w.book.outages() {
+			if o.gap == ended {
+				w.screen.echo(w.began.Add(ended.after.done), eventOutage, o.describe(w.book.nodes))
+				offer(w.settled, o)
+			}
+		}
+	}
+}
+
 // report writes a line each second until the workload ends.
 func (w *workload) report(ctx context.Context) {
 	seconds := time.NewTicker(time.Second)
 	defer seconds.Stop()
-	var wrote, answered, failed int64
+	var before tick
 	for {
 		select {
 		case <-w.stop:
@@ -159,8 +252,11 @@ func (w *workload) report(ctx context.Context) {
 			return
 		case <-seconds.C:
 		}
-		t := tick{writes: w.wrote.Load() - wrote, reads: w.answered.Load() - answered, failed: w.failed.Load() - failed}
-		wrote, answered, failed = wrote+t.writes, answered+t.reads, failed+t.failed
+		now := time.Now()
+		writes, reads, _ := w.book.counts(now.Sub(w.began))
+		total := tick{writes: writes.Acknowledged, reads: reads.Answered, failed: writes.Failed + reads.Failed}
+		t := tick{writes: total.writes - before.writes, reads: total.reads - before.reads, failed: total.failed - before.failed}
+		before = total
 		snapshot := w.pm.Snapshot()
 		for n := range snapshot.Masters() {
 			t.master = n.Name
@@ -168,7 +264,7 @@ func (w *workload) report(ctx context.Context) {
 		for n := range snapshot.Nodes() {
 			t.nodes = append(t.nodes, condition(n))
 		}
-		w.screen.tick(time.Now(), t)
+		w.screen.tick(now, t)
 	}
 }
 
@@ -178,33 +274,4 @@ func condition(n hasql.NodeState) string {
 		return n.Role.String()
 	}
 	return n.Status.String()
-}
-
-// newPoolManager makes what the application works through: hasql as it is out of the box, with names for the nodes and
-// ears for the story.
-func newPoolManager(ctx context.Context, dsn string, names []string, s *screen) (*hasql.PoolManager, error) {
-	config, err := hasql.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	for i := range config.Nodes {
-		config.Nodes[i].Name = names[i]
-	}
-	config.Hooks = hasql.Hooks{
-		NodeChanged: func(old, new hasql.NodeState) {
-			text := fmt.Sprintf("hasql: %s %s → %s", new.Name, condition(old), condition(new))
-			if new.Cause != nil {
-				text += ": " + brief(new.Cause)
-			}
-			s.aside(time.Now(), text)
-		},
-		MasterChanged: func(old, new hasql.NodeState, gap time.Duration) {
-			text := fmt.Sprintf("hasql: master lost: %s", old.Name)
-			if new.Name != "" {
-				text = fmt.Sprintf("hasql: master found: %s, after %s without", new.Name, Millis(gap))
-			}
-			s.aside(time.Now(), text)
-		},
-	}
-	return hasql.NewWithConfig(ctx, config)
 }

@@ -1,0 +1,126 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/pgcluster"
+)
+
+const (
+	replicas = 2
+
+	startLimit = 30 * time.Second // the demo's patience with PostgreSQL: for starting,
+	runLimit   = 50 * time.Second // and for one failover and the way back
+)
+
+// play runs the demo on a cluster of our own.
+func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, err error) {
+	if !o.Hold {
+		limit := startLimit + time.Duration(o.Runs*len(o.Faults))*runLimit
+		limited, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %v", limit))
+		defer cancel()
+		ctx = limited
+	}
+	defer func() { err = orCause(ctx, err) }()
+
+	names := []string{"pg1"}
+	for i := range replicas {
+		names = append(names, fmt.Sprintf("pg%d", i+2))
+	}
+	b.announce(names)
+	s.line("Starting PostgreSQL: one master, two replicas …")
+	cluster, err := pgcluster.Start(ctx, pgcluster.Options{Replicas: replicas})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, cluster.Close()) }()
+	s.book = newBook(names, readers)
+	keeper := newKeeper(cluster, names, s, s.book)
+	defer keeper.begun.Wait()
+	if err := keeper.prepare(ctx); err != nil {
+		return nil, err
+	}
+	config, err := hasql.ParseConfig(fmt.Sprintf("%s&pool_max_conns=%d", cluster.DSN(), writers+1)) // 1 to look for lost writes
+	if err != nil {
+		return nil, err
+	}
+	for i := range config.Nodes {
+		config.Nodes[i].Name = names[i]
+	}
+	pm, err := newPoolManager(ctx, config, s)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closePoolManager(ctx, pm)) }()
+	if err := pm.Ready(ctx, 1, replicas); err != nil {
+		return nil, err
+	}
+
+	s.line(fmt.Sprintf("PostgreSQL %s on this machine: %s. %d writers and %d readers use it through hasql at its defaults.",
+		cluster.Version(), strings.Join(names, ", "), writers, readers))
+	s.line("Replication is synchronous: a write is acknowledged once a replica has it too, so none may be lost.")
+	load := newWorkload(pm, s)
+	// Whatever happens, no client is left when the cluster is closed.
+	running, cancel := context.WithCancel(ctx)
+	defer load.wait()
+	defer cancel()
+	load.start(running)
+	load.accompany(running, config)
+	b.raise(&stage{ctx: running, pm: pm, load: load, keeper: keeper, postgres: cluster.Version()})
+	if o.Hold {
+		<-ctx.Done()
+		b.end(load.summary())
+		s.line(load.summary())
+		return nil, nil
+	}
+
+	s.line("")
+	s.line(s.dim(header(names)))
+	load.clients.Go(func() { load.report(running) })
+	played, err := (&script{keeper, load}).play(running, o)
+	if err != nil {
+		return nil, err
+	}
+	record, err := load.conclude(running)
+	if err != nil {
+		return nil, err
+	}
+	record.version, record.played = cluster.Version(), played
+	result = newResult(record)
+	s.line("")
+	if err := result.render(o.Out, s.style); err != nil {
+		return nil, err
+	}
+	verdict := "Every promise was kept."
+	if !result.Kept {
+		verdict = "Broken: " + strings.Join(result.Broken(), "; ")
+	} else {
+		s.line("\n" + s.good(verdict))
+	}
+	b.end(verdict)
+	return result, nil
+}
+
+// prepare makes the tables and makes commits synchronous.
+func (k *keeper) prepare(ctx context.Context) error {
+	master, _ := k.present()
+	conn, err := k.nodes[master].Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeNow(conn)
+	if _, err := conn.Exec(ctx, schema); err != nil {
+		return err
+	}
+	for _, i := range k.standbys() {
+		if err := k.nodes[i].WaitStreaming(ctx, k.nodes[master]); err != nil {
+			return err
+		}
+	}
+	return k.synchronize(ctx)
+}

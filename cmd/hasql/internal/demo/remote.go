@@ -1,0 +1,68 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pghasql/hasql"
+)
+
+// againLater is the rest after the tables could not be made.
+const againLater = time.Second
+
+// watch runs the application on somebody else's cluster until ctx ends, and tells of its outages.
+func watch(ctx context.Context, o Options, s *screen, b *board) (err error) {
+	config, err := hasql.ParseConfig(o.DSN)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, n := range config.Nodes {
+		names = append(names, n.Name)
+	}
+	b.announce(names)
+	s.book = newBook(names, readers)
+	pm, err := newPoolManager(ctx, config, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closePoolManager(ctx, pm)) }()
+	version, err := prepareRemote(ctx, pm, s)
+	if err != nil {
+		return nil // only the end of ctx ends the attempts
+	}
+	s.line(fmt.Sprintf("PostgreSQL %s: %d writers and %d readers work on %d nodes through hasql until interrupted.",
+		version, writers, readers, len(names)))
+	load := newWorkload(pm, s)
+	running, cancel := context.WithCancel(ctx)
+	defer load.wait()
+	defer cancel()
+	load.start(running)
+	load.accompany(running, config)
+	load.watchers.Go(func() { load.prune(running) })
+	b.raise(&stage{ctx: running, pm: pm, load: load, postgres: version})
+	<-ctx.Done()
+	b.end(load.summary())
+	s.line(load.summary())
+	return nil
+}
+
+// prepareRemote makes the tables as soon as there is a master, and returns PostgreSQL's version.
+func prepareRemote(ctx context.Context, pm *hasql.PoolManager, s *screen) (version string, err error) {
+	s.line("Waiting for the master …")
+	for {
+		_, err = pm.Master().Exec(ctx, schema)
+		if err == nil {
+			err = pm.Master().QueryRow(ctx, "select split_part(current_setting('server_version'), ' ', 1)").Scan(&version)
+		}
+		if err == nil || ctx.Err() != nil {
+			return version, err
+		}
+		s.line("Not yet: " + err.Error())
+		if err := sleep(ctx, againLater); err != nil {
+			return "", err
+		}
+	}
+}

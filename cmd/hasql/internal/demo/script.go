@@ -1,0 +1,97 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	calmTime   = 2 * time.Second  // before the first fault, and
+	settleTime = time.Second      // between one change of the cluster and the next
+	againTime  = 15 * time.Second // how long the application may take to write again before the demo goes on
+)
+
+// played is one fault of the script. Times are since the workload began.
+type played struct {
+	fault     string
+	old, next int // masters
+	at, until time.Duration
+}
+
+// script does one fault after the other to the master, and makes the cluster whole again after each.
+type script struct {
+	keeper *keeper
+	load   *workload
+}
+
+func (s *script) play(ctx context.Context, o Options) (all []played, err error) {
+	if err := sleep(ctx, calmTime); err != nil {
+		return nil, err
+	}
+	for range o.Runs {
+		for _, fault := range o.Faults {
+			p, err := s.step(ctx, fault)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, p)
+		}
+	}
+	return all, nil
+}
+
+func (s *script) step(ctx context.Context, fault string) (p played, err error) {
+	if err := sleep(ctx, settleTime); err != nil {
+		return p, err
+	}
+	old, _ := s.keeper.present()
+	p = played{fault: fault, old: old, at: time.Since(s.load.began)}
+	if err := s.keeper.act(ctx, fault, old); err != nil {
+		return p, err
+	}
+	p.next, _ = s.keeper.present()
+	if err := s.awaitApplication(ctx, p); err != nil {
+		return p, err
+	}
+	var after []string
+	switch fault {
+	case actionCrash:
+		after = []string{actionRepair}
+	case actionFreeze:
+		after = []string{actionThaw, actionRepair}
+	}
+	for _, action := range after {
+		if err := sleep(ctx, settleTime); err != nil {
+			return p, err
+		}
+		if err := s.keeper.act(ctx, action, old); err != nil {
+			return p, err
+		}
+	}
+	if err := s.load.pm.Ready(ctx, 1, replicas); err != nil {
+		return p, err
+	}
+	err = sleep(ctx, settleTime)
+	p.until = time.Since(s.load.began)
+	return p, err
+}
+
+// awaitApplication waits until the application writes to the new master, but not for ever: the result will tell.
+func (s *script) awaitApplication(ctx context.Context, p played) error {
+	patience := time.NewTimer(againTime)
+	defer patience.Stop()
+	for {
+		select {
+		case o := <-s.load.settled:
+			if o.gap.after.node == p.next && o.gap.after.done > p.at {
+				return nil
+			}
+		case <-patience.C:
+			s.load.screen.event(time.Now(), eventError, fmt.Sprintf("the application has not written for %v", againTime))
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
