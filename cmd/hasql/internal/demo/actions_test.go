@@ -32,23 +32,28 @@ func TestOnlyWhatMakesSenseIsOnOffer(t *testing.T) {
 		},
 		"an old master is down": {
 			func(k *keeper) { k.master, k.health[0], k.superseded[0] = 1, crashed, true },
-			[]string{actionSwitchover}, [][]string{{actionRepair}, hurt, hurt},
+			[]string{actionSwitchover},
+			[][]string{{actionRepair}, hurt, hurt},
 		},
 		"an old master is frozen": {
 			func(k *keeper) { k.master, k.health[0], k.superseded[0] = 1, frozen, true },
-			nil, [][]string{{actionThaw, actionRepair}, hurt, hurt},
+			nil,
+			[][]string{{actionThaw, actionRepair}, hurt, hurt},
 		},
 		"an old master is thawed": {
 			func(k *keeper) { k.master, k.superseded[0] = 1, true },
-			[]string{actionSwitchover}, [][]string{{actionCrash, actionFreeze, actionRepair}, hurt, hurt},
+			[]string{actionSwitchover},
+			[][]string{{actionCrash, actionFreeze, actionRepair}, hurt, hurt},
 		},
 		"no replica is left": {
 			func(k *keeper) { k.health[1], k.health[2] = crashed, crashed },
-			nil, [][]string{hurt, {actionRepair}, {actionRepair}},
+			nil,
+			[][]string{hurt, {actionRepair}, {actionRepair}},
 		},
 		"nobody could take over": {
 			func(k *keeper) { k.health = []health{crashed, crashed, frozen} },
-			nil, [][]string{{actionRepair}, nil, {actionThaw}},
+			nil,
+			[][]string{{actionRepair}, nil, {actionThaw}},
 		},
 	}
 	for name, test := range tests {

@@ -82,12 +82,12 @@ func (b *book) read(reader int, at time.Duration, node int) {
 	b.waiting[reader] = at
 }
 
-// accepted books a write of the prober, and reports whether it ended an outage.
-func (b *book) accepted(a answer) (ended bool) {
+// accepted books a write of the prober, and reports whether it is the first one of a new master.
+func (b *book) accepted(a answer) (first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, ended, _ = b.seen.add(a)
-	return ended
+	g, ended, _ := b.seen.add(a)
+	return ended && g.moved()
 }
 
 // quiet reports for how long no node has accepted a write of the prober.
@@ -151,6 +151,13 @@ func (b *book) outages() []outage {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return outagesOf(b.felt.found, b.seen.found, b.injuries)
+}
+
+// outageOf returns what is known of an outage.
+func (b *book) outageOf(g gap) outage {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return outagesOf([]gap{g}, b.seen.found, b.injuries)[0]
 }
 
 // counts returns the figures as they are at a moment.

@@ -16,7 +16,7 @@ func TestEachWriteHasOneFate(t *testing.T) {
 	b.failed(3, 1000*ms)
 	b.accepted(at(985*ms, 0, 1))
 	if !b.accepted(at(1340*ms, 1, 2)) {
-		t.Error("the prober's outage did not end")
+		t.Error("the new master's first write was not noticed")
 	}
 	b.acknowledged(4, at(1345*ms, 0, 1)) // on the old master, though the new one accepts writes
 	if _, ended := b.acknowledged(5, at(1350*ms, 1, 2)); !ended {

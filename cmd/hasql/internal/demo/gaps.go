@@ -10,7 +10,7 @@ import (
 const nobody = -1
 
 // pauseFloor is how long one and the same master may be silent before that counts as an outage. Less is a busy machine.
-const pauseFloor = 250 * time.Millisecond
+const pauseFloor = 500 * time.Millisecond
 
 // keptGaps is how many outages are remembered.
 const keptGaps = 100
@@ -81,21 +81,10 @@ const (
 func outagesOf(felt, seen []gap, injuries []injury) []outage {
 	outages := make([]outage, 0, len(felt))
 	for _, f := range felt {
-		o := outage{kind: kindPause, gap: f, length: f.after.done - f.before.done}
-		if f.moved() {
-			o.kind = kindFailover
-		}
-		for _, i := range slices.Backward(injuries) {
-			if i.at <= f.after.done {
-				// The last writes before a fault may have been acknowledged long before on a quiet machine, but not after.
-				if i.at >= f.before.done-injuryTail {
-					o.kind = i.kind
-				}
-				break
-			}
-		}
+		o := outage{kind: f.kind(injuries), gap: f, length: f.after.done - f.before.done}
 		for _, s := range seen {
-			if s.after.node == f.after.node && s.after.timeline == f.after.timeline && s.before.done < f.after.done && f.before.done < s.after.sent {
+			same := s.after.node == f.after.node && s.after.timeline == f.after.timeline
+			if same && s.before.done < f.after.done && f.before.done < s.after.sent {
 				o.clusterKnown = true
 				o.cluster = s.after.sent - s.before.done
 				o.afterAccept = max(f.after.done-s.after.sent, 0) // the prober may be a moment behind: then nothing was left
@@ -106,8 +95,22 @@ func outagesOf(felt, seen []gap, injuries []injury) []outage {
 	return outages
 }
 
-// injuryTail is for how long after a fault was begun its victim may go on to acknowledge writes: a shutdown in order.
+// injuryTail is for how long after a fault began its victim may go on to acknowledge writes: a shutdown in order.
 const injuryTail = 3 * time.Second
+
+// kind returns the last fault before the gap's end that explains it, or what else to call it.
+func (g gap) kind(injuries []injury) string {
+	kind, from := kindPause, g.before.done
+	if g.moved() {
+		kind, from = kindFailover, from-injuryTail
+	}
+	for _, i := range slices.Backward(injuries) {
+		if from <= i.at && i.at <= g.after.done {
+			return i.kind
+		}
+	}
+	return kind
+}
 
 // describe is the outage in words.
 func (o outage) describe(nodes []string) string {

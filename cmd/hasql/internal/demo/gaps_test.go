@@ -44,14 +44,14 @@ func TestOutageLastsFromTheLastWriteBeforeToTheFirstAfter(t *testing.T) {
 			astray:  1,
 		},
 		"a long silence of one master": {
-			answers: []answer{at(100*ms, 0, 1), at(350*ms, 0, 1)},
-			want:    []gap{{at(100*ms, 0, 1), at(350*ms, 0, 1)}},
+			answers: []answer{at(100*ms, 0, 1), at(600*ms, 0, 1)},
+			want:    []gap{{at(100*ms, 0, 1), at(600*ms, 0, 1)}},
 		},
 		"a short silence of one master is none": {
-			answers: []answer{at(100*ms, 0, 1), at(349*ms, 0, 1)},
+			answers: []answer{at(100*ms, 0, 1), at(599*ms, 0, 1)},
 		},
 		"writers that report a little out of order": {
-			answers: []answer{at(300*ms, 0, 1), at(299*ms, 0, 1), at(549*ms, 0, 1)},
+			answers: []answer{at(300*ms, 0, 1), at(299*ms, 0, 1), at(799*ms, 0, 1)},
 		},
 		"the first write ends nothing": {
 			answers: []answer{at(9000*ms, 0, 1)},
@@ -110,19 +110,27 @@ func TestOutageIsPutNextToWhatTheProberSawAndToItsFault(t *testing.T) {
 		want     outage
 	}{
 		"a crash": {
-			felt, []gap{seen}, []injury{{"crash", 991 * ms}},
+			felt,
+			[]gap{seen},
+			[]injury{{"crash", 991 * ms}},
 			outage{"crash", felt, 360 * ms, 355 * ms, 10 * ms, true},
 		},
 		"the prober is behind": {
-			felt, []gap{late}, []injury{{"crash", 991 * ms}},
+			felt,
+			[]gap{late},
+			[]injury{{"crash", 991 * ms}},
 			outage{"crash", felt, 360 * ms, 367 * ms, 0, true},
 		},
 		"nobody's fault": {
-			felt, []gap{seen}, nil,
+			felt,
+			[]gap{seen},
+			nil,
 			outage{kindFailover, felt, 360 * ms, 355 * ms, 10 * ms, true},
 		},
 		"the prober saw another one": {
-			felt, []gap{other}, nil,
+			felt,
+			[]gap{other},
+			nil,
 			outage{kind: kindFailover, gap: felt, length: 360 * ms},
 		},
 		"a pause": {
@@ -130,15 +138,23 @@ func TestOutageIsPutNextToWhatTheProberSawAndToItsFault(t *testing.T) {
 			outage{kind: kindPause, gap: paused, length: 360 * ms},
 		},
 		"a shutdown in order goes on for a while": {
-			felt, nil, []injury{{"switchover", 200 * ms}},
+			felt, nil,
+			[]injury{{"switchover", 200 * ms}},
 			outage{kind: "switchover", gap: felt, length: 360 * ms},
 		},
 		"the last of several faults": {
-			felt, nil, []injury{{"freeze", 700 * ms}, {"crash", 991 * ms}, {"freeze", 1351 * ms}},
+			felt, nil,
+			[]injury{{"freeze", 700 * ms}, {"crash", 991 * ms}, {"freeze", 1351 * ms}},
 			outage{kind: "crash", gap: felt, length: 360 * ms},
 		},
+		"a pause has no old master that could go on": {
+			paused, nil,
+			[]injury{{"crash", 900 * ms}},
+			outage{kind: kindPause, gap: paused, length: 360 * ms},
+		},
 		"a fault of long ago": {
-			other, nil, []injury{{"crash", 991 * ms}},
+			other, nil,
+			[]injury{{"crash", 991 * ms}},
 			outage{kind: kindFailover, gap: other, length: 300 * ms},
 		},
 	}

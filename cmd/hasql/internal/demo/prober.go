@@ -43,7 +43,7 @@ type prober struct {
 	config *pgx.ConnConfig
 	began  time.Time
 	book   *book
-	ended  func(answer) // called when the node accepts writes after an outage
+	found  func(answer) // called when the node is found to be the new master
 }
 
 // run probes until ctx ends.
@@ -100,7 +100,7 @@ func (p *prober) write(ctx context.Context, conn *pgx.Conn) error {
 	}
 	a := answer{sent.Sub(p.began), time.Since(p.began), p.node, uint32(timeline)}
 	if p.book.accepted(a) {
-		p.ended(a)
+		p.found(a)
 	}
 	return nil
 }

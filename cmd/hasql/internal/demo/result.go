@@ -106,7 +106,10 @@ func newResult(r record) *Result {
 	for _, p := range r.played {
 		f := Failover{Fault: p.fault, Old: r.nodes[p.old], Promoted: r.nodes[p.next]}
 		if o, ok := outageAfter(p, r.outages); ok {
-			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.length), Millis(o.afterAccept)
+			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.length), Millis(o.length) // all of it, for all that is known
+			if o.clusterKnown {
+				f.AfterAccept = Millis(o.afterAccept)
+			}
 		}
 		result.Failovers = append(result.Failovers, f)
 	}

@@ -121,6 +121,10 @@ func TestEachBrokenPromiseIsNamed(t *testing.T) {
 			func(r *record) { r.outages[0].afterAccept = 101 * ms },
 			"application writes again after a crash: 101 ms (promised ≤ 100 ms)",
 		},
+		"nobody knows when the new master accepted writes": {
+			func(r *record) { r.outages[0].clusterKnown, r.outages[0].afterAccept = false, 0 },
+			"application writes again after a crash: 362 ms (promised ≤ 100 ms)",
+		},
 		"nobody writes again": {
 			func(r *record) { r.outages = r.outages[1:] },
 			"application writes again after a crash: never in 1 of 1 (promised ≤ 100 ms)",

@@ -82,7 +82,7 @@ func (w *workload) start(ctx context.Context) {
 // accompany starts those who watch the application: a prober for each node, the herald, the auditor. They end with ctx.
 func (w *workload) accompany(ctx context.Context, config *hasql.Config) {
 	for i, n := range config.Nodes {
-		p := &prober{node: i, config: n.Pool.ConnConfig.Copy(), began: w.began, book: w.book, ended: func(a answer) {
+		p := &prober{node: i, config: n.Pool.ConnConfig.Copy(), began: w.began, book: w.book, found: func(a answer) {
 			w.screen.event(w.began.Add(a.sent), eventNoticed, n.Name+" accepts writes")
 		}}
 		w.watchers.Go(func() { p.run(ctx) })
@@ -214,8 +214,11 @@ func (w *workload) rest(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// heraldDelay is how far the prober may be behind the application.
-const heraldDelay = 50 * time.Millisecond
+// The herald looks again whether the prober has found a new master too, for as long as the application may be ahead of it.
+const (
+	heraldPace     = 10 * time.Millisecond
+	heraldPatience = time.Second
+)
 
 // herald tells of each outage when it is over and all is known of it, until ctx ends.
 func (w *workload) herald(ctx context.Context) {
@@ -227,15 +230,15 @@ func (w *workload) herald(ctx context.Context) {
 			return
 		}
 		offer(w.auditDue, struct{}{})
-		if sleep(ctx, heraldDelay) != nil {
-			return
-		}
-		for _, o := range w.book.outages() {
-			if o.gap == ended {
-				w.screen.echo(w.began.Add(ended.after.done), eventOutage, o.describe(w.book.nodes))
-				offer(w.settled, o)
+		o := w.book.outageOf(ended)
+		for waited := time.Duration(0); !o.clusterKnown && waited < heraldPatience; waited += heraldPace {
+			if sleep(ctx, heraldPace) != nil {
+				return
 			}
+			o = w.book.outageOf(ended)
 		}
+		w.screen.echo(w.began.Add(ended.after.done), eventOutage, o.describe(w.book.nodes))
+		offer(w.settled, o)
 	}
 }
 

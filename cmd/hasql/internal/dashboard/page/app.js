@@ -7,6 +7,7 @@ const chart = new Chart($("timeline"));
 const cards = new Map(); // by node's name
 let run = ""; // what the page shows; another one starts afresh
 let lastEvent = 0;
+let refusal = ""; // what became of the last button, if nothing
 
 const source = new EventSource("api/events");
 source.onopen = () => link("live", "live");
@@ -19,12 +20,13 @@ document.addEventListener("click", (click) => {
 });
 
 async function act(action, node) {
-  const answer = await fetch("api/action", {
-    method: "POST",
-    headers: { "Hasql-Run": run },
-    body: new URLSearchParams({ action, node }),
-  });
-  if (!answer.ok) set($("busy"), await answer.text());
+  const request = { method: "POST", headers: { "Hasql-Run": run }, body: new URLSearchParams({ action, node }) };
+  try {
+    const answer = await fetch("api/action", request);
+    refusal = answer.ok ? "" : await answer.text();
+  } catch (error) {
+    refusal = error.message;
+  }
 }
 
 function show(frame) {
@@ -38,7 +40,7 @@ function show(frame) {
   }
   set($("headline"), headline(frame));
   set($("facts"), facts(frame));
-  set($("busy"), frame.busy ? `${frame.busy} under way …` : "");
+  set($("busy"), frame.busy ? `${frame.busy} under way …` : refusal);
   document.title = `${masters(frame)[0]?.name ?? "no master"} · hasql`;
   for (const node of frame.nodes) showNode(node, frame);
   offer($("switchover"), frame.actions, frame.owned);
@@ -60,7 +62,7 @@ function headline(frame) {
 
 function facts(frame) {
   if (frame.phase === "starting") return "PostgreSQL is being started";
-  return `PostgreSQL ${frame.postgresql}, ${clock(frame.now_ms)}`;
+  return `PostgreSQL ${frame.postgresql}, for ${clock(frame.now_ms)}`;
 }
 
 function clock(ms) {
@@ -92,7 +94,7 @@ function showNode(node, frame) {
   field("timeline", node.timeline || "–");
   field("lag", !up || node.role === "master" || node.lag_ms === null ? "–" : ms(node.lag_ms));
   field("latency", node.latency_ms ? ms(node.latency_ms) : "–");
-  field("age", node.evidence_age_ms === null ? "–" : `${(node.evidence_age_ms / 1000).toFixed(1)} s`);
+  field("age", node.evidence_age_ms === null ? "–" : `${(node.evidence_age_ms / 1000).toFixed(1)} s ago`);
   field("pool", `${node.in_use} / ${node.max_conns}`);
   const meter = card.querySelector("meter");
   meter.max = node.max_conns;

@@ -6,6 +6,7 @@ const openAfter = 120; // ms of silence that show as an outage before it has end
 const top = 46; // px for the outages' labels
 const failedHeight = 18;
 const axisHeight = 24;
+const keptStates = 100;
 
 export class Chart {
   constructor(canvas) {
@@ -29,6 +30,7 @@ export class Chart {
   reset() {
     this.frame = null;
     this.bins = new Map(); // by number
+    this.states = new Map(); // by node: since when it is what it is, as far as this page has seen
     this.offset = -Infinity; // from the browser's clock to the workload's
     this.ended = false;
   }
@@ -36,12 +38,18 @@ export class Chart {
   take(frame) {
     this.frame = frame;
     this.ended = frame.phase === "ended";
+    if (frame.phase === "starting") return; // no clock runs yet
     const { first, bins } = frame.timeline;
     bins.forEach((bin, i) => this.bins.set(first + i, bin));
     const oldest = first + bins.length - 3200;
     for (const number of this.bins.keys()) {
       if (number >= oldest) break;
       this.bins.delete(number);
+    }
+    for (const node of frame.nodes) {
+      const states = this.states.get(node.name) ?? [];
+      if (states.at(-1)?.status !== node.status) states.push({ status: node.status, from: frame.now_ms });
+      this.states.set(node.name, states.slice(-keptStates));
     }
     const last = frame.outages.at(-1);
     const label = "Writes and reads by node over time." + (last ? ` Last outage: ${Math.round(last.outage_ms)} ms, ${last.from} to ${last.to}.` : "");
@@ -85,10 +93,12 @@ export class Chart {
       from: now - span,
       lane: (height - top - failedHeight - axisHeight) / frame.nodes.length,
     };
+    const outages = this.outages(view);
     this.axis(view, span);
-    for (const outage of this.outages(view)) this.band(view, outage);
+    for (const outage of outages) this.band(view, outage);
     this.bars(view);
     this.lanes(view);
+    for (const outage of outages) this.way(view, outage);
   }
 
   // baseline is the line between a node's writes and its reads.
@@ -118,6 +128,12 @@ export class Chart {
       const y = this.baseline(view, i);
       pen.fillStyle = colors.line;
       pen.fillRect(0, y - 0.5, view.width, 1);
+      this.states.get(node.name)?.forEach((state, k, all) => {
+        if (state.status === "up") return;
+        const a = Math.max(0, view.x(state.from)), b = Math.min(view.width, view.x(all[k + 1]?.from ?? view.now));
+        pen.fillStyle = state.status === "stale" || state.status === "suspect" ? colors.outage : colors.bad;
+        if (b > a) pen.fillRect(a, y - 1.5, b - a, 3);
+      });
       pen.font = `600 13px ${colors.font}`;
       const label = pen.measureText(node.name).width;
       pen.fillStyle = colors.card;
@@ -136,16 +152,17 @@ export class Chart {
     const nodes = frame.nodes.length;
     const width = frame.timeline.width_ms * columnBins;
     const columns = [];
-    let most = 1, mostReads = 1;
+    const writes = [], reads = [];
     for (let column = Math.max(0, Math.floor(view.from / width)); column * width < view.now; column++) {
       const sum = new Array(2 * nodes + 2).fill(0);
       for (let i = 0; i < columnBins; i++) this.bins.get(column * columnBins + i)?.forEach((n, k) => (sum[k] += n));
       columns.push([column, sum]);
       for (let i = 0; i < nodes; i++) {
-        most = Math.max(most, sum[i]);
-        mostReads = Math.max(mostReads, sum[nodes + i]);
+        if (sum[i] > 0) writes.push(sum[i]);
+        if (sum[nodes + i] > 0) reads.push(sum[nodes + i]);
       }
     }
+    const most = usual(writes), mostReads = usual(reads);
     const bar = Math.max(1, view.x(width) - view.x(0) - 0.8);
     const up = view.lane * 0.58, down = view.lane * 0.26;
     for (const [column, sum] of columns) {
@@ -153,10 +170,10 @@ export class Chart {
       for (let i = 0; i < nodes; i++) {
         const y = this.baseline(view, i);
         pen.fillStyle = colors.write;
-        const w = (sum[i] / most) * up;
+        const w = Math.min(1, sum[i] / most) * up;
         if (w > 0) pen.fillRect(x, y - 1 - w, bar, w);
         pen.fillStyle = colors.read;
-        const r = (sum[nodes + i] / mostReads) * down;
+        const r = Math.min(1, sum[nodes + i] / mostReads) * down;
         if (r > 0) pen.fillRect(x, y + 1, bar, r);
       }
       const failed = sum[2 * nodes] + sum[2 * nodes + 1];
@@ -181,7 +198,7 @@ export class Chart {
   }
 
   band(view, outage) {
-    const { pen, colors, frame } = this;
+    const { pen, colors } = this;
     const a = view.x(outage.began_ms), b = Math.max(view.x(outage.ended_ms), a + 2);
     const bottom = view.height - axisHeight;
     pen.fillStyle = colors.wash;
@@ -189,12 +206,16 @@ export class Chart {
     pen.fillStyle = colors.outage;
     pen.fillRect(a - 0.5, top - 6, 1, bottom - top + 6);
     pen.fillRect(b - 0.5, top - 6, 1, bottom - top + 6);
+  }
 
+  // way shows where the writes went: from the old master's last to the new one's first.
+  way(view, outage) {
+    const { pen, colors, frame } = this;
+    const a = view.x(outage.began_ms), b = Math.max(view.x(outage.ended_ms), a + 2);
     const lane = (name) => frame.nodes.findIndex((n) => n.name === name);
     if (outage.to && outage.to !== outage.from) {
-      // Where the writes went: from the old master's last to the new one's first.
       const y1 = this.baseline(view, lane(outage.from)), y2 = this.baseline(view, lane(outage.to));
-      pen.strokeStyle = colors.outage;
+      pen.strokeStyle = pen.fillStyle = colors.outage;
       pen.lineWidth = 2;
       pen.beginPath();
       pen.moveTo(a, y1);
@@ -217,4 +238,10 @@ export class Chart {
     pen.fillStyle = colors.soft;
     pen.fillText(outage.kind, x, 17);
   }
+}
+
+// usual is the height that a full bar stands for: more than nearly all have, so that one burst does not dwarf the rest.
+function usual(counts) {
+  counts.sort((a, b) => a - b);
+  return Math.max(1, counts[Math.floor(counts.length * 0.97)] ?? 1);
 }
