@@ -6,7 +6,7 @@ MODULES := $(sort $(patsubst ./%,%,$(patsubst %/,%,$(dir $(shell find . -name go
 # A clone that belongs to another user (as in many CI systems) has no version control status to stamp into binaries.
 export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
 
-# Flags of "hasql demo": make demo DEMO="--runs 5 -v"
+# Flags of "hasql demo": make demo DEMO="--hold"
 DEMO ?=
 
 # How many runs "make simulate" makes, or which: a number or a range. SEED replays a single one.
@@ -17,15 +17,20 @@ FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## Print this message
-	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Flags of integration/chaos: make chaos CHAOS="-n 20 -seed 7 -kinds freeze,partition"
 CHAOS ?=
 
 .PHONY: demo
-demo: go postgres ## Watch an application live through a failover (DEMO="--runs 5 -v")
+demo: go postgres ## Watch an application live through failovers, with a page in the browser (DEMO="--hold": you break it)
 	@cd cmd/hasql && go build -o ../../bin/hasql .
 	@bin/hasql demo $(DEMO)
+
+.PHONY: screenshots
+screenshots: go postgres chromium ## Take the pictures of the demo's page in docs/
+	@mkdir -p docs
+	cd cmd/hasql/browser && HASQL_SCREENSHOTS=$(CURDIR)/docs go test -count=1 ./...
 
 .PHONY: test
 test: go postgres cc libpq netns ## Vet and test every module (MODULES="." for one of them)
@@ -81,6 +86,6 @@ go:
 	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/doc/install" >&2; exit 2; }
 	@scripts/need.sh certs
 
-.PHONY: postgres cc libpq netns
-postgres cc libpq netns: go
+.PHONY: postgres cc libpq netns chromium
+postgres cc libpq netns chromium: go
 	@scripts/need.sh $@

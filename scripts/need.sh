@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes sure of what the Makefile's targets need besides Go.
 #
-#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [netns] [patroni] [poolers]
+#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [netns] [patroni] [poolers] [chromium]
 #
 # It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
 # what is missing, PostgreSQL without creating a server, and none of the services that come along is started or enabled.
@@ -61,6 +61,14 @@ has_netns() {
 	! unshare --net true 2>/dev/null || { command -v ip && command -v iptables; } >/dev/null || ! command -v apt-get >/dev/null
 }
 
+# has_chromium looks for the same names as the tests in cmd/hasql/browser.
+has_chromium() {
+	for program in chromium chromium-browser google-chrome; do
+		command -v "$program" >/dev/null && return
+	done
+	return 1
+}
+
 packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
@@ -71,6 +79,7 @@ packages_for() {
 	patroni) echo patroni etcd-server etcd-client python3-etcd ;;
 	poolers) echo pgbouncer haproxy ;;
 	netns) echo iproute2 iptables ;;
+	chromium) echo chromium fonts-inter ;;
 	esac
 }
 
@@ -99,6 +108,7 @@ hint_for() {
 	patroni) echo "Patroni and etcd: apt-get install patroni etcd-server etcd-client python3-etcd" ;;
 	poolers) echo "PgBouncer and HAProxy: apt-get install pgbouncer haproxy" ;;
 	netns) echo "ip and iptables, for tests of partitions: apt-get install iproute2 iptables" ;;
+	chromium) echo "Chromium, for tests of the demo's page: apt-get install chromium" ;;
 	esac
 }
 

@@ -22,6 +22,9 @@ import (
 // patience is for a machine that is busy with other things.
 const patience = 4 * time.Minute
 
+// pictures is the folder that pictures of the page are put into, if any.
+var pictures = os.Getenv("HASQL_SCREENSHOTS")
+
 // TestFailoverOnThePage presses the button that kills the master, and watches.
 func TestFailoverOnThePage(t *testing.T) {
 	url := startDemo(t)
@@ -32,6 +35,9 @@ func TestFailoverOnThePage(t *testing.T) {
 	p.do(waitFor(`document.querySelectorAll(".node.replica").length === 2`))
 	p.want(`document.getElementById("last-length").textContent`, "–")
 	p.tabOrder()
+	if pictures != "" { // with a history to show
+		p.do(waitFor(`/for (1[2-9]|\d\d+) s/.test(document.getElementById("facts").textContent)`))
+	}
 
 	p.do(chromedp.Focus(chromedp.CSS(`[data-action=crash][data-node=pg1]`)), chromedp.KeyEvent(kb.Enter))
 	p.do(waitFor(`document.querySelector(".node.down h3")?.textContent === "pg1"`))
@@ -40,7 +46,7 @@ func TestFailoverOnThePage(t *testing.T) {
 	p.want(`document.activeElement.dataset.action + " " + document.activeElement.dataset.node`, "crash pg1") // focus stays
 	p.want(`document.getElementById("last-what").textContent.startsWith("crash, pg1 → ")`, true)
 	p.want(`/crash ?pg1 → pg\d ?[\d,]+ ms/.test(document.getElementById("outages").textContent)`, true)
-	p.want(`/Last outage: \d+ ms, pg1 to pg[23]/.test(document.getElementById("timeline").ariaLabel)`, true)
+	p.want(`/Last failover: \d+ ms, pg1 to pg[23]/.test(document.getElementById("timeline").ariaLabel)`, true)
 	p.want(`document.getElementById("log").textContent.includes("pg1 killed")`, true)
 	p.do(waitFor(`document.getElementById("log").textContent.includes("writes again after")`))
 	p.do(waitFor(outagePainted))
@@ -223,11 +229,9 @@ func (p page) tabOrder() {
 	}
 }
 
-// shots looks at the page in each size and colour scheme, and keeps pictures of the large one where $HASQL_SCREENSHOTS
-// says.
+// shots looks at the page in each size and colour scheme, and keeps pictures of the large one.
 func (p page) shots() {
 	p.t.Helper()
-	folder := os.Getenv("HASQL_SCREENSHOTS")
 	for _, width := range []int64{360, 1280} {
 		for _, scheme := range []string{"light", "dark"} {
 			p.do(chromedp.EmulateViewport(width, 860), chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
@@ -240,8 +244,8 @@ func (p page) shots() {
 			p.want(fmt.Sprintf(`matchMedia("(prefers-color-scheme: %s)").matches`, scheme), true)
 			p.want(`document.documentElement.scrollWidth <= innerWidth`, true)
 			p.do(waitFor(outagePainted)) // in the scheme's own colour
-			if folder != "" && width == 1280 {
-				p.keep(filepath.Join(folder, "dashboard-"+scheme+".png"))
+			if pictures != "" && width == 1280 {
+				p.keep(filepath.Join(pictures, "dashboard-"+scheme+".png"))
 			}
 		}
 	}

@@ -57,7 +57,7 @@ type State struct {
 	PostgreSQL string   `json:"postgresql"` // version of the server, "" if unknown
 	Now        Millis   `json:"now_ms"`
 	Busy       string   `json:"busy"`    // the action that is under way
-	Owned      bool     `json:"owned"`   // whether there are actions at all
+	Owned      bool     `json:"owned"`   // whether the page may break the cluster
 	Actions    []string `json:"actions"` // on offer now for the cluster: switchover
 	Nodes      []Node   `json:"nodes"`
 	Writes     Writes   `json:"writes"`

@@ -84,10 +84,10 @@ func outagesOf(felt, seen []gap, injuries []injury) []outage {
 		o := outage{kind: f.kind(injuries), gap: f, length: f.after.done - f.before.done}
 		for _, s := range seen {
 			same := s.after.node == f.after.node && s.after.timeline == f.after.timeline
-			if same && s.before.done < f.after.done && f.before.done < s.after.sent {
+			if accepted := s.accepted(); same && s.before.done < f.after.done && f.before.done < accepted {
 				o.clusterKnown = true
-				o.cluster = s.after.sent - s.before.done
-				o.afterAccept = max(f.after.done-s.after.sent, 0) // the prober may be a moment behind: then nothing was left
+				o.cluster = accepted - s.before.done
+				o.afterAccept = max(f.after.done-accepted, 0) // the prober may be a moment behind: then nothing was left
 			}
 		}
 		outages = append(outages, o)
@@ -97,6 +97,15 @@ func outagesOf(felt, seen []gap, injuries []injury) []outage {
 
 // injuryTail is for how long after a fault began its victim may go on to acknowledge writes: a shutdown in order.
 const injuryTail = 3 * time.Second
+
+// accepted is when, in a gap of the prober's, a node took writes again. A new master did so when it was sent the first one
+// that it took, or a moment later; one and the same only when it answered.
+func (g gap) accepted() time.Duration {
+	if g.moved() {
+		return g.after.sent
+	}
+	return g.after.done
+}
 
 // kind returns the last fault before the gap's end that explains it, or what else to call it.
 func (g gap) kind(injuries []injury) string {
@@ -118,9 +127,9 @@ func (o outage) describe(nodes []string) string {
 	if o.gap.before.node != o.gap.after.node {
 		where = nodes[o.gap.before.node] + " → " + nodes[o.gap.after.node]
 	}
-	text := fmt.Sprintf("the application writes again after %s, %s", Millis(o.length), where)
+	text := fmt.Sprintf("application writes again after %s, %s", Millis(o.length), where)
 	if o.clusterKnown {
-		text += fmt.Sprintf("; the cluster itself was out for %s", Millis(o.cluster))
+		text += fmt.Sprintf(" (cluster: %s)", Millis(o.cluster))
 	}
 	return text
 }

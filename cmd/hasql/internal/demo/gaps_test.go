@@ -137,6 +137,12 @@ func TestOutageIsPutNextToWhatTheProberSawAndToItsFault(t *testing.T) {
 			paused, nil, nil,
 			outage{kind: kindPause, gap: paused, length: 360 * ms},
 		},
+		"a pause that the prober felt in one slow write": {
+			paused,
+			[]gap{{at(980*ms, 0, 1), answer{sent: 985 * ms, done: 1345 * ms, node: 0, timeline: 1}}},
+			nil,
+			outage{kindPause, paused, 360 * ms, 365 * ms, 5 * ms, true},
+		},
 		"a shutdown in order goes on for a while": {
 			felt, nil,
 			[]injury{{"switchover", 200 * ms}},
@@ -173,12 +179,12 @@ func TestOutageInWords(t *testing.T) {
 	t.Parallel()
 	nodes := []string{"pg1", "pg2"}
 	o := outage{gap: gap{at(990*ms, 0, 1), at(1350*ms, 1, 2)}, length: 360 * ms, cluster: 355 * ms, clusterKnown: true}
-	const want = "the application writes again after 360 ms, pg1 → pg2; the cluster itself was out for 355 ms"
+	const want = "application writes again after 360 ms, pg1 → pg2 (cluster: 355 ms)"
 	if got := o.describe(nodes); got != want {
 		t.Errorf("got %q", got)
 	}
 	o = outage{gap: gap{at(990*ms, 0, 1), at(1350*ms, 0, 1)}, length: 360 * ms}
-	if got := o.describe(nodes); got != "the application writes again after 360 ms, on pg1" {
+	if got := o.describe(nodes); got != "application writes again after 360 ms, on pg1" {
 		t.Errorf("got %q", got)
 	}
 }

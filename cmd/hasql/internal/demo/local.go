@@ -71,7 +71,11 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 	defer cancel()
 	load.start(running)
 	load.accompany(running, config)
-	b.raise(&stage{ctx: running, pm: pm, load: load, keeper: keeper, postgres: cluster.Version()})
+	shown := &stage{ctx: running, pm: pm, load: load, postgres: cluster.Version()}
+	if o.Hold {
+		shown.keeper = keeper
+	}
+	b.raise(shown)
 	if o.Hold {
 		<-ctx.Done()
 		b.end(load.summary())

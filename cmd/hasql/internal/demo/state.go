@@ -27,7 +27,7 @@ type stage struct {
 	ctx      context.Context // of what the buttons begin
 	pm       *hasql.PoolManager
 	load     *workload
-	keeper   *keeper // nil if the cluster is not ours
+	keeper   *keeper // nil without buttons
 	postgres string  // version
 }
 

@@ -145,7 +145,7 @@ function showOutages(outages) {
       cell(o.cluster_outage_ms === null ? "–" : ms(o.cluster_outage_ms), "number"));
     return row;
   }));
-  const last = outages.at(-1);
+  const last = outages.findLast((o) => o.kind !== "pause");
   if (!last) {
     set($("last-length"), "–");
     set($("last-what"), "none so far");

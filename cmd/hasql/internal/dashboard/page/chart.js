@@ -51,8 +51,8 @@ export class Chart {
       if (states.at(-1)?.status !== node.status) states.push({ status: node.status, from: frame.now_ms });
       this.states.set(node.name, states.slice(-keptStates));
     }
-    const last = frame.outages.at(-1);
-    const label = "Writes and reads by node over time." + (last ? ` Last outage: ${Math.round(last.outage_ms)} ms, ${last.from} to ${last.to}.` : "");
+    const last = frame.outages.findLast((o) => o.kind !== "pause");
+    const label = "Writes and reads by node over time." + (last ? ` Last failover: ${Math.round(last.outage_ms)} ms, ${last.from} to ${last.to}.` : "");
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
     // Frames come late, never early; so the largest difference is the best. It fades, for clocks drift.
     this.offset = Math.max(this.offset - 0.05, frame.now_ms - performance.now());
