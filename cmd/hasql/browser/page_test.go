@@ -234,7 +234,7 @@ func (p page) shots() {
 	p.t.Helper()
 	for _, width := range []int64{360, 1280} {
 		for _, scheme := range []string{"light", "dark"} {
-			p.do(chromedp.EmulateViewport(width, 860), chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
+			p.do(chromedp.EmulateViewport(width, 1076), chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
 			_, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 			})

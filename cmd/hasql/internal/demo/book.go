@@ -97,11 +97,11 @@ func (b *book) quiet(now time.Duration) time.Duration {
 	return now - b.seen.last.done
 }
 
-// fault books what was done to the cluster on purpose.
-func (b *book) fault(kind string, at time.Duration) {
+// fault books what was done to a node on purpose.
+func (b *book) fault(kind string, node int, at time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.injuries = append(b.injuries, injury{kind, at})
+	b.injuries = append(b.injuries, injury{kind, node, at})
 	b.injuries = b.injuries[max(0, len(b.injuries)-keptGaps):]
 }
 

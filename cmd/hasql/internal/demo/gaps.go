@@ -58,6 +58,7 @@ func (g *gaps) add(a answer) (found gap, ended, astray bool) {
 // injury is a fault of ours.
 type injury struct {
 	kind string
+	node int
 	at   time.Duration
 }
 
@@ -107,18 +108,18 @@ func (g gap) accepted() time.Duration {
 	return g.after.done
 }
 
-// kind returns the last fault before the gap's end that explains it, or what else to call it.
+// kind returns the last fault of the old master before the gap's end, if it was not long before the gap, or what else to
+// call it.
 func (g gap) kind(injuries []injury) string {
-	kind, from := kindPause, g.before.done
-	if g.moved() {
-		kind, from = kindFailover, from-injuryTail
-	}
 	for _, i := range slices.Backward(injuries) {
-		if from <= i.at && i.at <= g.after.done {
+		if i.node == g.before.node && g.before.done-injuryTail <= i.at && i.at <= g.after.done {
 			return i.kind
 		}
 	}
-	return kind
+	if g.moved() {
+		return kindFailover
+	}
+	return kindPause
 }
 
 // describe is the outage in words.

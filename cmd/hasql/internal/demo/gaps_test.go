@@ -112,13 +112,13 @@ func TestOutageIsPutNextToWhatTheProberSawAndToItsFault(t *testing.T) {
 		"a crash": {
 			felt,
 			[]gap{seen},
-			[]injury{{"crash", 991 * ms}},
+			[]injury{{"crash", 0, 991 * ms}},
 			outage{"crash", felt, 360 * ms, 355 * ms, 10 * ms, true},
 		},
 		"the prober is behind": {
 			felt,
 			[]gap{late},
-			[]injury{{"crash", 991 * ms}},
+			[]injury{{"crash", 0, 991 * ms}},
 			outage{"crash", felt, 360 * ms, 367 * ms, 0, true},
 		},
 		"nobody's fault": {
@@ -145,22 +145,27 @@ func TestOutageIsPutNextToWhatTheProberSawAndToItsFault(t *testing.T) {
 		},
 		"a shutdown in order goes on for a while": {
 			felt, nil,
-			[]injury{{"switchover", 200 * ms}},
+			[]injury{{"switchover", 0, 200 * ms}},
 			outage{kind: "switchover", gap: felt, length: 360 * ms},
 		},
 		"the last of several faults": {
 			felt, nil,
-			[]injury{{"freeze", 700 * ms}, {"crash", 991 * ms}, {"freeze", 1351 * ms}},
+			[]injury{{"freeze", 0, 700 * ms}, {"crash", 0, 991 * ms}, {"freeze", 0, 1351 * ms}},
 			outage{kind: "crash", gap: felt, length: 360 * ms},
 		},
-		"a pause has no old master that could go on": {
+		"a fault without a failover": {
 			paused, nil,
-			[]injury{{"crash", 900 * ms}},
+			[]injury{{"crash", 0, 991 * ms}},
+			outage{kind: "crash", gap: paused, length: 360 * ms},
+		},
+		"a fault of another node": {
+			paused, nil,
+			[]injury{{"crash", 1, 991 * ms}},
 			outage{kind: kindPause, gap: paused, length: 360 * ms},
 		},
 		"a fault of long ago": {
 			other, nil,
-			[]injury{{"crash", 991 * ms}},
+			[]injury{{"crash", 0, 991 * ms}},
 			outage{kind: kindFailover, gap: other, length: 300 * ms},
 		},
 	}

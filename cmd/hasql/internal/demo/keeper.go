@@ -85,7 +85,7 @@ func (k *keeper) standbysLocked() (list []int) {
 func (k *keeper) hurt(node int, to health, kind, text string) time.Time {
 	at := time.Now()
 	k.set(func() { k.health[node] = to })
-	k.book.fault(kind, k.screen.since(at))
+	k.book.fault(kind, node, k.screen.since(at))
 	k.screen.event(at, eventFault, k.names[node]+text)
 	return at
 }

@@ -58,11 +58,14 @@ func (s *screen) begin(at time.Time) {
 	s.began, s.mark = at, at
 }
 
-// since returns a moment on the story's clock.
+// since returns a moment on the story's clock; what was before it began was at zero.
 func (s *screen) since(at time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return at.Sub(s.began)
+	if s.began.IsZero() {
+		return 0
+	}
+	return max(at.Sub(s.began), 0)
 }
 
 // event tells of something that happened to the cluster.
@@ -102,7 +105,7 @@ func (s *screen) aside(at time.Time, text string) {
 
 func (s *screen) log(at time.Time, kind, text string) {
 	if s.book != nil {
-		s.book.tell(max(s.since(at), 0), kind, text)
+		s.book.tell(s.since(at), kind, text)
 	}
 }
 

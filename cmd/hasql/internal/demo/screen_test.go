@@ -20,7 +20,7 @@ import (
 // tell writes a short story.
 func tell(s *screen) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	s.aside(began, "before the clock runs")
+	s.noticed(began, "before the clock runs")
 	s.line(header([]string{"pg1", "pg2"}))
 	s.begin(began)
 	s.tick(began.Add(time.Second), tick{"pg1", 12, 3456, 0, []string{"master", "replica"}})
@@ -60,9 +60,10 @@ func TestPageTellsTheSameStory(t *testing.T) {
 	b := newBook([]string{"pg1", "pg2"}, 1)
 	tell(&screen{out: io.Discard, book: b})
 	want := []dashboard.Event{
-		{Number: 1, At: Millis(1234 * ms), Kind: eventFault, Text: "pg1 killed"},
-		{Number: 2, At: Millis(1242 * ms), Kind: eventNoticed, Text: "hasql: master lost"},
-		{Number: 3, At: Millis(2334 * ms), Kind: eventOutage, Text: "the application writes again"},
+		{Number: 1, At: 0, Kind: eventNoticed, Text: "before the clock runs"},
+		{Number: 2, At: Millis(1234 * ms), Kind: eventFault, Text: "pg1 killed"},
+		{Number: 3, At: Millis(1242 * ms), Kind: eventNoticed, Text: "hasql: master lost"},
+		{Number: 4, At: Millis(2334 * ms), Kind: eventOutage, Text: "the application writes again"},
 	}
 	if got := b.told(); !slices.Equal(got, want) {
 		t.Errorf("got %+v", got)

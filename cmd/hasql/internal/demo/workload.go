@@ -237,7 +237,11 @@ func (w *workload) herald(ctx context.Context) {
 			}
 			o = w.book.outageOf(ended)
 		}
-		w.screen.echo(w.began.Add(ended.after.done), eventOutage, o.describe(w.book.nodes))
+		tell := w.screen.echo // of what was done to the cluster
+		if o.kind == kindPause {
+			tell = w.screen.event // of nothing that is known
+		}
+		tell(w.began.Add(ended.after.done), eventOutage, o.describe(w.book.nodes))
 		offer(w.settled, o)
 	}
 }
