@@ -56,9 +56,10 @@ type State struct {
 	Verdict    string   `json:"verdict"`    // in one sentence, once ended
 	PostgreSQL string   `json:"postgresql"` // version of the server, "" if unknown
 	Now        Millis   `json:"now_ms"`
-	Busy       string   `json:"busy"`    // the action that is under way
-	Owned      bool     `json:"owned"`   // whether the page may break the cluster
-	Actions    []string `json:"actions"` // on offer now for the cluster: switchover
+	Busy       string   `json:"busy"`     // the action that is under way
+	Owned      bool     `json:"owned"`    // whether the page may break the cluster
+	Promised   bool     `json:"promised"` // whether no write may be lost: replication is synchronous, as in a cluster of ours
+	Actions    []string `json:"actions"`  // on offer now for the cluster: switchover
 	Nodes      []Node   `json:"nodes"`
 	Writes     Writes   `json:"writes"`
 	Reads      Reads    `json:"reads"`

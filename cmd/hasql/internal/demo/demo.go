@@ -57,7 +57,7 @@ const closeLimit = 2 * time.Second // the patience with the library's Close
 // there is no result. If it fails or ctx ends before its end, there is none either. Nothing of a cluster of ours is left
 // behind. The options have passed their Check.
 func Run(ctx context.Context, o Options) (result *Result, err error) {
-	b := newBoard(o.Hold)
+	b := newBoard(o)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var server sync.WaitGroup
 	defer server.Wait()

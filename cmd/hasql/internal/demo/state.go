@@ -13,8 +13,9 @@ import (
 
 // board is what the page shows of the demo. It implements dashboard.Source.
 type board struct {
-	run   string
-	owned bool
+	run      string
+	owned    bool // whether the page may break the cluster
+	promised bool // whether no write may be lost
 
 	mu      sync.Mutex
 	names   []string // of the nodes, as soon as they are known
@@ -31,7 +32,9 @@ type stage struct {
 	postgres string  // version
 }
 
-func newBoard(owned bool) *board { return &board{run: rand.Text(), owned: owned} }
+func newBoard(o Options) *board {
+	return &board{run: rand.Text(), owned: o.Hold, promised: o.DSN == ""}
+}
 
 func (b *board) announce(names []string) {
 	b.mu.Lock()
@@ -72,7 +75,7 @@ func (b *board) expected() (nodes []dashboard.Node) {
 // State implements dashboard.Source.
 func (b *board) State() dashboard.State {
 	state := dashboard.State{
-		Run: b.run, Phase: dashboard.Starting, Owned: b.owned,
+		Run: b.run, Phase: dashboard.Starting, Owned: b.owned, Promised: b.promised,
 		Actions: []string{}, Nodes: []dashboard.Node{}, Outages: []dashboard.Outage{}, Events: []dashboard.Event{},
 	}
 	stage, verdict := b.present()

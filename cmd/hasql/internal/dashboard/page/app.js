@@ -44,6 +44,7 @@ function show(frame) {
   document.title = `${masters(frame)[0]?.name ?? "no master"} · hasql`;
   for (const node of frame.nodes) showNode(node, frame);
   offer($("switchover"), frame.actions, frame.owned);
+  document.body.classList.toggle("promised", frame.promised);
   showCounts(frame.writes);
   showOutages(frame.outages);
   showEvents(frame.events);
