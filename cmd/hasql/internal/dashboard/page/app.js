@@ -147,6 +147,7 @@ function showOutages(outages) {
     return row;
   }));
   const last = outages.findLast((o) => o.kind !== "pause");
+  set($("last-unit"), last ? "ms" : "");
   if (!last) {
     set($("last-length"), "–");
     set($("last-what"), "none so far");
