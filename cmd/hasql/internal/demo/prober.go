@@ -19,9 +19,10 @@ const (
 	// attempts to connect.
 	calmPace   = 20 * time.Millisecond
 	redialPace = 100 * time.Millisecond
-	// huntPace is both while nobody does, and huntAfter how long nobody must have.
-	huntPace  = 2 * time.Millisecond
-	huntAfter = 40 * time.Millisecond
+	// huntPace and redialHuntPace are the same while nobody does, and huntAfter how long nobody must have.
+	huntPace       = 2 * time.Millisecond
+	redialHuntPace = 10 * time.Millisecond
+	huntAfter      = 40 * time.Millisecond
 
 	// probeLimit is the prober's patience with one question.
 	probeLimit = time.Second
@@ -56,7 +57,7 @@ func (p *prober) run(ctx context.Context) {
 			p.watch(ctx, conn)
 			closeNow(conn)
 		}
-		_ = sleep(ctx, p.pace(redialPace)) // the loop looks at ctx
+		_ = sleep(ctx, p.pace(redialPace, redialHuntPace)) // the loop looks at ctx
 	}
 }
 
@@ -68,12 +69,12 @@ func (p *prober) watch(ctx context.Context, conn *pgx.Conn) {
 		if standby {
 			standby, err = p.recovering(ctx, conn)
 		}
-		pace := p.pace(calmPace)
+		pace := p.pace(calmPace, huntPace)
 		if err == nil && !standby {
 			pace = leaderPace
 			err = p.write(ctx, conn)
 			if refused(err) {
-				standby, pace, err = true, p.pace(calmPace), nil
+				standby, pace, err = true, p.pace(calmPace, huntPace), nil
 			}
 		}
 		if err != nil || sleep(ctx, pace) != nil {
@@ -105,10 +106,10 @@ func (p *prober) write(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// pace returns how long to wait between two questions that are calm apart while somebody accepts writes.
-func (p *prober) pace(calm time.Duration) time.Duration {
+// pace returns how long to wait until the next question: calm while somebody accepts writes, else hunt.
+func (p *prober) pace(calm, hunt time.Duration) time.Duration {
 	if p.book.quiet(time.Since(p.began)) > huntAfter {
-		return huntPace
+		return hunt
 	}
 	return calm
 }
