@@ -43,7 +43,7 @@ func (s step) String() string {
 	if s.node != theMaster {
 		node = fmt.Sprintf("pg%d", s.node+1)
 	}
-	return fmt.Sprintf("%v %s %s %v", s.at, s.do, node, s.wait)
+	return fmt.Sprintf("%s %s %v", s.do, node, s.wait)
 }
 
 // spec names a plan: a seed, and which of its steps are kept, all if there is no list: 7 or 7:0,3,4.

@@ -298,7 +298,7 @@ func (s *simulation) result(sp spec) result {
 	}
 	steps, all := fnv.New64a(), fnv.New64a()
 	for _, step := range s.plan.steps {
-		fmt.Fprintln(steps, step)
+		fmt.Fprintln(steps, step.at, step, step.draw)
 	}
 	for _, e := range s.trace {
 		fmt.Fprintln(all, e.at, e.what)
