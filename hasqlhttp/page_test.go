@@ -139,7 +139,10 @@ func TestPageTellsThatItIsClosed(t *testing.T) {
 func TestPageIsAccessibleAndRunsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		var history History
-		pm := open(t, c, c.DSN()+"&hasql_zones=%3Cscript%3Ealert(1)%3C/script%3E,b,c", func(c *hasql.Config) { c.Hooks = history.Hooks(c.Hooks) })
+		pm := open(t, c, c.DSN(), func(c *hasql.Config) {
+			c.Hooks = history.Hooks(c.Hooks)
+			c.Nodes[0].Zone = "<script>alert(1)</script>"
+		})
 		ready(t, pm)
 		time.Sleep(time.Second)
 		answer := get(Handler(pm, WithHistory(&history)), "/?refresh=5")
