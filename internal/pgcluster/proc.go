@@ -3,7 +3,9 @@ package pgcluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -105,6 +107,9 @@ func (n *Node) runsHere(pid int) bool {
 		return false
 	}
 	exe, err := os.Readlink(dir + "/exe")
+	if errors.Is(err, fs.ErrNotExist) {
+		return true // it is giving back its memory, which the next server must not find in use
+	}
 	return err == nil && exe == filepath.Join(n.cluster.pg.binDir, "postgres")
 }
 
