@@ -49,6 +49,14 @@ simulate: go ## Run simulated failovers (SEEDS=100000, SEEDS=5..9) and every mut
 fuzz: go libpq ## Run every fuzz target of the root module in turn (FUZZTIME=10m for each)
 	@scripts/fuzz.sh $(FUZZTIME)
 
+.PHONY: cover
+cover: go postgres ## Show which of the root package's functions its tests and those of integration/ run
+	@mkdir -p bin
+	@go test -coverprofile bin/cover-root . >/dev/null
+	@cd integration && go test -coverpkg github.com/pghasql/hasql -coverprofile ../bin/cover-integration . >/dev/null
+	@{ cat bin/cover-root; tail -n +2 bin/cover-integration; } >bin/cover
+	@go tool cover -func bin/cover
+
 .PHONY: bench
 bench: go ## Run the benchmarks
 	cd bench && go test -run xxx -bench . -benchtime 1s

@@ -143,7 +143,7 @@ func TestParseConfigReadsTheEnvironmentAndFiles(t *testing.T) {
 func TestParseConfigReadsEveryOption(t *testing.T) {
 	isolate(t)
 	c, err := ParseConfig("postgres://u:pw@h1,h2/db?sslmode=disable&hasql_check_interval=2s&hasql_check_timeout=300ms" +
-		"&hasql_down_timeout=4s&hasql_recovery_interval=20ms&hasql_acquire_timeout=-1s&hasql_fallback_master=true" +
+		"&hasql_down_timeout=4s&hasql_recovery_interval=20ms&hasql_acquire_timeout=-1s&hasql_fallback_master=true&hasql_multi_master=off" +
 		"&hasql_master_as_replica_weight=0.25&hasql_max_replica_lag=5s&hasql_multi_master=on&hasql_balancer=round_robin" +
 		"&hasql_zones=a,b&target_session_attrs=prefer-standby&keepalives_idle=7&keepalives_interval=8&keepalives_count=9" +
 		"&tcp_user_timeout=1234&pool_max_conns=7&fallback_application_name=shop&load_balance_hosts=random&gssencmode=disable" +
@@ -358,7 +358,20 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	one := func(edit func(*pgxpool.Config)) *pgxpool.Config {
+		pool, err := pgxpool.ParseConfig("postgres://u@h1/db?sslmode=disable")
+		if err != nil {
+			t.Fatal(err)
+		}
+		edit(pool)
+		return pool
+	}
+	plain := one(func(*pgxpool.Config) {})
 	for name, config := range map[string]*Config{
+		`Target: no target`:                        {Target: 99},
+		`Nodes: "h1:5432" is named twice`:          {Nodes: []NodeConfig{{Pool: plain}, {Name: "h1:5432", Pool: plain}}},
+		"pool_max_conns must be at least 1, not 0": {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.MaxConns = 0 })}}},
+		"pool_ping_timeout must not be negative":   {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.PingTimeout = -1 })}}},
 		"Nodes is empty":                           {},
 		"Nodes[0] has no Pool":                     {Nodes: []NodeConfig{{Name: "a"}}},
 		"Nodes[0] has no Pool (2)":                 {Nodes: []NodeConfig{{Name: "a", Pool: &pgxpool.Config{}}}},
@@ -370,6 +383,14 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 		if _, err := NewWithConfig(t.Context(), config); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%v does not say %q", err, name)
 		}
+	}
+}
+
+func TestNewRefusesABadDSN(t *testing.T) {
+	isolate(t)
+	if _, err := New(t.Context(), "postgres://u:hush@h1/db?hasql_master_as_replica_weight=much"); !is[*ConfigError](err) || strings.Contains(err.Error(), "hush") ||
+		!strings.Contains(err.Error(), "hasql_master_as_replica_weight=much: not a number") {
+		t.Errorf("error %v", err)
 	}
 }
 

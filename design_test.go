@@ -44,3 +44,34 @@ func TestDesignMapsEveryFile(t *testing.T) {
 		}
 	}
 }
+
+// TestFailuresAreShown keeps the tests that docs/failures.md names from being lost.
+func TestFailuresAreShown(t *testing.T) {
+	page, err := os.ReadFile("docs/failures.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	for _, pattern := range []string{"*_test.go", "integration/*_test.go", "integration/*/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(content)
+		}
+	}
+	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(string(page), -1)
+	if len(named) == 0 {
+		t.Error("no test is named")
+	}
+	for _, name := range named {
+		if !strings.Contains(tests.String(), "func "+name[1]+"(") {
+			t.Errorf("there is no %s", name[1])
+		}
+	}
+}
