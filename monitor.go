@@ -31,7 +31,10 @@ type monitor struct {
 	wishes        chan struct{} // capacity 1: somebody waits for a probe
 	hints         chan struct{} // capacity 1: something seen elsewhere suggests a probe
 
-	doubted     atomic.Bool // whether the next probe must not use the connection that there is
+	// doubted is set for a probe that shows whether the node accepts sessions: one that is told to stop refuses new ones at
+	// once, while an old one, the monitor's perhaps, may have a moment left.
+	doubted atomic.Bool
+
 	conn        *pgx.Conn
 	probes      atomic.Uint64 // begun
 	asking      atomic.Bool   // whether the last of them is under way
@@ -74,13 +77,6 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 
 // wish asks for a probe now, on behalf of somebody who waits for it. Wishes before it is sent are one.
 func (m *monitor) wish() { notify(m.wishes) }
-
-// wishAnew is wish, for a probe that shows whether the node accepts sessions: one that is told to stop refuses new ones at
-// once, while an old one, the monitor's perhaps, may have a moment left.
-func (m *monitor) wishAnew() {
-	m.doubted.Store(true)
-	m.wish()
-}
 
 // hint suggests a probe because of something seen elsewhere. Hints before it is sent are one, and as long as they turn
 // out to mean nothing they are heeded less and less often, at worst once per CheckInterval: so no pattern of errors in
@@ -263,8 +259,10 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 func (m *monitor) send(o observation) {
 	o.node, o.probe, o.at = m.node, m.probes.Load(), time.Now()
 	switch {
-	case !m.hinted || !o.says(&m.verdict):
+	case !m.hinted:
 		m.patience = 0
+	case !o.says(&m.verdict):
+		m.patience = m.minInterval
 	default:
 		m.patience = min(max(2*m.patience, m.minInterval), m.checkInterval)
 	}

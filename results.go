@@ -1,7 +1,9 @@
 package hasql
 
 import (
+	"cmp"
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -19,7 +21,7 @@ type statement struct {
 
 // again reports whether to ask once more after err, which ended the query on a connection to node.
 func (s *statement) again(node *nodePool, err error) bool {
-	return repeatable(s.sql) && s.route.moved(s.ctx, node, err)
+	return repeatable(s.sql, s.args) && s.route.moved(s.ctx, node, err)
 }
 
 // rows own their connection until they are closed.
@@ -92,33 +94,25 @@ func (r *rows) Values() ([]any, error) {
 	return values, err
 }
 
-type row struct {
-	pgx.Row
-	statement
-	conn *pgxpool.Conn
-}
+// row is the first of rows.
+type row rows
 
 func (r *row) Scan(dest ...any) error {
-	for {
-		node, err := r.scan(dest)
-		if err == nil || !r.again(node, err) {
-			return err
+	rows := (*rows)(r)
+	defer rows.Close() // also when a Scanner of the user's panics
+	for _, d := range dest {
+		if _, ok := d.(*pgtype.DriverBytes); ok { // as in pgx: they would be gone once the rows are closed
+			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
 		}
-		conn, err := r.route.Acquire(r.ctx)
-		if err != nil {
-			return err
-		}
-		r.Row, r.conn = conn.QueryRow(r.ctx, r.sql, r.args...), conn
 	}
-}
-
-// scan returns the node that failed to answer, if it is one.
-func (r *row) scan(dest []any) (node *nodePool, err error) {
-	defer r.conn.Release() // also when a Scanner of the user's panics
-	if err = r.Row.Scan(dest...); err != nil {
-		node = poolOf(r.conn)
+	if !rows.Next() {
+		return cmp.Or(rows.Err(), pgx.ErrNoRows)
 	}
-	return node, err
+	if err := rows.Scan(dest...); err != nil {
+		return err
+	}
+	rows.Close()
+	return rows.Err()
 }
 
 // batchResults own their connection, unless the batch began a transaction: then that does.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
@@ -66,6 +67,35 @@ func TestStatementThatFindsNoNextServerSaysSo(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestRowIsScannedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		var number int
+		var name string
+		row := pm.Master().QueryRow(t.Context(), "read")
+		if err := row.Scan(&number); err == nil {
+			t.Error("the name of a node is a number")
+		}
+		if err := row.Scan(&name); err == nil {
+			t.Error("there is a second row")
+		}
+		row = pm.Master().QueryRow(t.Context(), "read")
+		if err := row.Scan(&name); err != nil || name != "pg1" {
+			t.Errorf("%q, %v", name, err)
+		}
+		if err := row.Scan(&name); !errors.Is(err, pgx.ErrNoRows) {
+			t.Errorf("a second row: %v", err)
+		}
+		if err := pm.Master().QueryRow(t.Context(), "read").Scan(new(pgtype.DriverBytes)); err == nil {
+			t.Error("bytes of the driver outlive the row")
+		}
+		if lent := pm.Stat().Nodes[0].Pool.AcquiredConns(); lent != 0 {
+			t.Errorf("%d connections are lent", lent)
+		}
+	})
 }
 
 func TestRowsThatAreMisreadGiveTheirConnectionBack(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -14,19 +15,26 @@ import (
 // whether what it was at may be tried again on the next. It waits for the word of a probe about that, CheckTimeout at
 // most.
 //
-// A shutdown in order ends sessions with the error 57P01. What a session was at is undone then: once a transaction has
-// committed, PostgreSQL answers before it looks for such an order again, and a session that waits for synchronous
-// replication is ended by a warning and without an answer (ProcessInterrupts and SyncRepWaitForLSN in its source).
-// pg_terminate_backend sends the same error; but there somebody wanted this very session to end, and the node stays.
+// A shutdown in order ends sessions with FATAL 57P01. What a session was at is undone then: PostgreSQL looks for such an
+// order only where nothing has committed that it has not answered, and a session that waits for synchronous replication is
+// ended by a warning and without an answer (ProcessInterrupts and SyncRepWaitForLSN in its source). There is one exception,
+// which callers must heed: in the simple protocol the tag of a statement that has committed may come before the order is
+// obeyed. pg_terminate_backend sends the same error; but there somebody wanted this very session to end, and the node
+// stays.
 func (r *Route) moved(ctx context.Context, n *nodePool, err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || pgErr.Code != "57P01" || n == nil || n.traffic.pooled.Load() {
-		return false // a pooler sends such errors in its own name, whatever became of the statement
+	if !ok || pgErr.Code != "57P01" || pgErr.SeverityUnlocalized != "FATAL" || n == nil {
+		return false
 	}
 	i := slices.Index(r.pm.pools, n)
 	was := &r.pm.cluster.snapshot().nodes[i]
-	begun := r.pm.monitors[i].probes.Load()
-	r.pm.monitors[i].wishAnew()
+	if was.Report.Pooler || was.Report.Limited != nil {
+		return false // somebody else may say so in his own name, whatever became of the statement
+	}
+	monitor := r.pm.monitors[i]
+	monitor.doubted.Store(true)
+	begun := monitor.probes.Load()
+	monitor.wish()
 	moved := false
 	err = r.pm.await(ctx, "probe of "+n.name, func(s *Snapshot) bool {
 		now := &s.nodes[i]
@@ -46,37 +54,60 @@ func poolOf(conn *pgxpool.Conn) *nodePool {
 
 // repeatable reports whether a statement can be undone as a whole: it is a single one, and of a kind that cannot commit
 // by itself in its middle, as CALL, DO and VACUUM can. What is not plainly so is not repeated.
-func repeatable(sql string) bool {
+func repeatable(sql string, args []any) bool {
+	if rewritten(args) {
+		return false
+	}
 	sql = afterComments(sql)
 	if i := strings.IndexByte(sql, ';'); i >= 0 && afterComments(sql[i+1:]) != "" {
 		return false
 	}
-	end := strings.IndexFunc(sql, func(r rune) bool { return (r|0x20) < 'a' || (r|0x20) > 'z' })
-	if end < 0 {
-		return false // a word alone is the name of a prepared statement
+	word, rest := sql, ""
+	if i := strings.IndexFunc(sql, func(r rune) bool { return (r|0x20) < 'a' || (r|0x20) > 'z' }); i >= 0 {
+		word, rest = sql[:i], sql[i:]
 	}
-	switch strings.ToLower(sql[:end]) {
+	if !strings.ContainsAny(rest[:min(1, len(rest))], " \t\r\n\f\v(*'\"") {
+		return false // part of a longer name, which may be that of any prepared statement
+	}
+	switch strings.ToLower(word) {
 	case "select", "insert", "update", "delete", "merge", "with", "values", "table":
 		return true
 	}
 	return false
 }
 
-// afterComments returns what follows the white space and comments at the beginning of sql.
+// rewritten reports whether an argument makes another statement of it.
+func rewritten(args []any) bool {
+	for _, arg := range args {
+		switch arg.(type) {
+		case pgx.NamedArgs, pgx.StrictNamedArgs:
+		case pgx.QueryRewriter:
+			return true
+		}
+	}
+	return false
+}
+
+// afterComments returns what follows the white space and comments at the beginning of sql: nothing if a comment does not
+// end, or holds another one.
 func afterComments(sql string) string {
 	for {
 		sql = strings.TrimSpace(sql)
-		var found bool
 		switch {
 		case strings.HasPrefix(sql, "--"):
-			_, sql, found = strings.Cut(sql, "\n")
+			end := strings.IndexAny(sql, "\r\n")
+			if end < 0 {
+				return ""
+			}
+			sql = sql[end:]
 		case strings.HasPrefix(sql, "/*"):
-			_, sql, found = strings.Cut(sql, "*/")
+			comment, rest, ended := strings.Cut(sql[2:], "*/")
+			if !ended || strings.Contains(comment, "/*") {
+				return ""
+			}
+			sql = rest
 		default:
 			return sql
-		}
-		if !found {
-			return ""
 		}
 	}
 }

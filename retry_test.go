@@ -39,11 +39,38 @@ func TestOnlyWhatCanBeUndoneIsRepeatable(t *testing.T) {
 		"/* select 1":                            false,
 		"explain analyze insert into t":          false,
 		"\xff select 1":                          false,
+		"select*from t":                          true,
+		"select(1)":                              true,
+		`select"a"from t`:                        true,
+		"select_all":                             false, // as this may be one too
+		"update_stats":                           false,
+		"insert-2":                               false,
+		"with1":                                  false,
+		"/* /* */ select */ call p()":            false,
+		"-- x\rcall p(\nvalues )":                false,
+		"-- x\rselect 1":                         true,
 	} {
-		if got := repeatable(sql); got != want {
+		if got := repeatable(sql, nil); got != want {
 			t.Errorf("%q: %v", sql, got)
 		}
 	}
+}
+
+func TestStatementThatIsRewrittenIsNotRepeatable(t *testing.T) {
+	t.Parallel()
+	const sql = "select @a"
+	if !repeatable(sql, []any{pgx.NamedArgs{"a": 1}}) || !repeatable(sql, []any{pgx.QueryExecModeExec, pgx.StrictNamedArgs{"a": 1}}) {
+		t.Error("named arguments make no other statement of it")
+	}
+	if repeatable(sql, []any{rewriter{}}) {
+		t.Error("nobody knows what becomes of it")
+	}
+}
+
+type rewriter struct{}
+
+func (rewriter) RewriteQuery(context.Context, *pgx.Conn, string, []any) (string, []any, error) {
+	return "call p()", nil, nil
 }
 
 // ways are those of a route to run one statement.
@@ -127,6 +154,68 @@ func TestStatementIsRepeatedThoughTheMonitorsSessionOutlivesIt(t *testing.T) {
 		})
 		if _, err := pm.Master().Exec(t.Context(), slow); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// In the simple protocol a server may have committed and said so before it obeys the order to stop.
+func TestStatementThatHasCommittedIsNotRepeated(t *testing.T) {
+	for name, way := range map[string]func(context.Context, *Route, string) error{
+		"Exec": ways["Exec"],
+		"Query": func(ctx context.Context, r *Route, sql string) error {
+			rows, _ := r.Query(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+			for rows.Next() {
+			}
+			return rows.Err()
+		},
+		"QueryRow": func(ctx context.Context, r *Route, sql string) error {
+			var id string
+			return r.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol).Scan(&id)
+		},
+		"QueryRow without a row": func(ctx context.Context, r *Route, sql string) error {
+			var id string
+			return r.QueryRow(ctx, sql+" ", pgx.QueryExecModeSimpleProtocol).Scan(&id)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				ran := 0
+				c.Handle("insert x", func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+					ran++
+					s.Node().StartingUp(true) // it takes no new sessions
+					result := &pgfake.Result{Tag: "INSERT 0 1", Then: pgfake.Fatalf("57P01", "terminating connection")}
+					if name != "QueryRow without a row" {
+						result.Rows = [][]any{{"1"}}
+					}
+					return result, nil
+				}, pgfake.Text("id"))
+				pm := open(t, c)
+				ready(t, pm)
+				at(300*time.Millisecond, c.Node("pg2").Promote)
+				err := way(t.Context(), pm.Master(), "insert x")
+				if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "57P01" || ran != 1 {
+					t.Errorf("it ran %d times: %v", ran, err)
+				}
+			})
+		})
+	}
+}
+
+func TestErrorThatMerelyLooksLikeAShutdownIsNoReasonToRepeat(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle("select relay", func(*pgfake.Session, []string) (*pgfake.Result, error) {
+			return nil, pgfake.Errorf("57P01", "terminating connection due to administrator command") // of a foreign server
+		}, pgfake.Text("x"))
+		pm := open(t, c)
+		ready(t, pm)
+		dials := c.Node("pg1").Dials()
+		for range 100 {
+			if _, err := pm.Master().Exec(t.Context(), "select relay"); err == nil {
+				t.Error("no error")
+			}
+		}
+		if n := c.Node("pg1").Dials() - dials; n > 1 {
+			t.Errorf("it cost %d connections", n)
 		}
 	})
 }

@@ -83,7 +83,7 @@ func (r *Route) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) er
 func (r *Route) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	for {
 		tag, node, err := r.exec(ctx, sql, args)
-		if err == nil || tag != (pgconn.CommandTag{}) || !repeatable(sql) || !r.moved(ctx, node, err) {
+		if err == nil || tag != (pgconn.CommandTag{}) || !repeatable(sql, args) || !r.moved(ctx, node, err) {
 			return tag, err
 		}
 	}
@@ -102,7 +102,8 @@ func (r *Route) exec(ctx context.Context, sql string, args []any) (tag pgconn.Co
 }
 
 // Query runs a query as [pgxpool.Pool.Query] does, and again as [Route.Exec] does if the server is shut down before the
-// first row. The connection is released when the rows are closed, which reading them to the end does.
+// first row: so the arguments must not change until then. The connection is released when the rows are closed, which reading
+// them to the end does.
 func (r *Route) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	rs := &rows{statement: statement{r, ctx, sql, args}}
 	if err := rs.open(); err != nil {
@@ -113,11 +114,11 @@ func (r *Route) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, e
 
 // QueryRow runs a query as [Route.Query] does. The connection is released, and any error returned, by Scan.
 func (r *Route) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	conn, err := r.Acquire(ctx)
-	if err != nil {
+	rs := &rows{statement: statement{r, ctx, sql, args}}
+	if err := rs.open(); err != nil {
 		return failedRow{err}
 	}
-	return &row{conn.QueryRow(ctx, sql, args...), statement{r, ctx, sql, args}, conn}
+	return (*row)(rs)
 }
 
 // SendBatch sends a batch as [pgxpool.Pool.SendBatch] does. The connection is released when the results are closed or,

@@ -154,20 +154,18 @@ func (t *traffic) settled(s *socket) {
 }
 
 // watch looks in half of silence again, for as long as answers are expected, and gives a hint when nothing at all came for
-// all of silence: one, until something comes or something more is asked. So a long query alone costs one probe. As long
-// as it stays silent after that, it tells so each time.
+// all of silence: one, until something comes, and another whenever something more is asked. So a long query alone costs one
+// probe. As long as it stays silent after that, it tells so each time.
 func (t *traffic) watch(requests, answers uint64, quiet int) {
 	time.AfterFunc(silence/2, func() {
 		asked, came := t.requests.Load(), t.answers.Load()
-		switch {
-		case came != answers, quiet >= 2 && asked != requests:
+		if came != answers {
 			quiet = 0
-		default:
-			if quiet++; quiet > 2 {
-				t.unheard()
-			} else if quiet == 2 {
-				t.hint()
-			}
+		} else if quiet++; quiet == 2 || quiet > 2 && asked != requests {
+			t.hint()
+		}
+		if quiet > 2 {
+			t.unheard()
 		}
 		if t.asked.Load() == 0 {
 			t.watching.Store(false)

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
@@ -75,31 +77,42 @@ func TestSilenceUnderTrafficAsksForAProbe(t *testing.T) {
 }
 
 func TestSilenceOfTheMasterAsksTheOthers(t *testing.T) {
-	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
-		pm := open(t, c, func(config *Config) {
-			config.CheckInterval, config.CheckTimeout, config.DownTimeout = time.Hour, time.Minute, time.Hour
+	for _, statements := range []int{1, 30} { // one after the other
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c, func(config *Config) {
+				config.CheckInterval, config.CheckTimeout, config.DownTimeout = time.Hour, time.Minute, time.Hour
+				config.Nodes[0].Pool.MaxConns = 30
+			})
+			ready(t, pm)
+			var conns []*pgxpool.Conn
+			for range statements {
+				conns = append(conns, acquire(t, pm.AcquireMaster))
+			}
+			c.Node("pg1").Freeze()
+			frozen := time.Now()
+			ended := make(chan error, statements)
+			for i, conn := range conns {
+				at(time.Duration(i)*20*time.Millisecond, func() {
+					_, err := conn.Exec(t.Context(), "write x")
+					ended <- err
+					conn.Release()
+				})
+			}
+			at(300*time.Millisecond, c.Node("pg2").Promote)
+			if err := <-ended; !is[*NodeDownError](err) {
+				t.Errorf("a statement ended with %v", err)
+			}
+			if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+silence {
+				t.Errorf("of %d statements, the first was cut after %v", statements, took)
+			}
+			if name := pm.Snapshot().master().Name; name != "pg2:5432" {
+				t.Errorf("the master is %q", name)
+			}
+			for range statements - 1 {
+				<-ended
+			}
 		})
-		ready(t, pm)
-		conn := acquire(t, pm.AcquireMaster)
-		c.Node("pg1").Freeze()
-		frozen := time.Now()
-		ended := make(chan error, 1)
-		go func() {
-			_, err := conn.Exec(t.Context(), "write x")
-			ended <- err
-			conn.Release()
-		}()
-		at(300*time.Millisecond, c.Node("pg2").Promote)
-		if err := <-ended; !is[*NodeDownError](err) {
-			t.Errorf("the statement ended with %v", err)
-		}
-		if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+silence {
-			t.Errorf("cut after %v", took)
-		}
-		if name := pm.Snapshot().master().Name; name != "pg2:5432" {
-			t.Errorf("the master is %q", name)
-		}
-	})
+	}
 }
 
 func TestHealthyTrafficAsksForNoProbes(t *testing.T) {
@@ -152,6 +165,32 @@ func TestHintsThatMeanNothingAreHeededLessAndLess(t *testing.T) {
 			}
 		})
 		if n > 120 { // 100 s
+			t.Errorf("%d probes", n)
+		}
+	})
+}
+
+// As behind an address that leads here and there.
+func TestHintsOfANodeThatChangesItsMindAreBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var answers atomic.Int64
+		handleProbe(c, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+			result, err := answerProbe(s, args)
+			if answers.Add(1)%2 == 0 {
+				result.Rows[0][0] = "on"
+			}
+			return result, err
+		})
+		c.Node("pg1").Latency(200 * time.Microsecond)
+		pm := open(t, c, func(config *Config) { config.MultiMaster = true })
+		time.Sleep(time.Second)
+		n := probes(c, "pg1", func() {
+			for range 10_000 {
+				pm.hint(0)
+				time.Sleep(100 * time.Microsecond)
+			}
+		})
+		if n > 110 { // 1 s of RecoveryInterval, and what was due anyway
 			t.Errorf("%d probes", n)
 		}
 	})

@@ -45,6 +45,10 @@ func (s *Session) simpleStatement(text string) error {
 		s.backend.Send(rowDescription(res.Columns, nil))
 	}
 	s.sendRows(rows, res.Tag)
+	if res.Then != nil {
+		s.endImplicit()
+		return res.Then
+	}
 	return nil
 }
 

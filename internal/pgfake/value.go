@@ -41,6 +41,9 @@ type Result struct {
 	// time.Time as PostgreSQL prints them, anything else as fmt does.
 	Rows [][]any
 	Tag  string
+	// Then, in the simple protocol, follows the tag of a statement that has committed: PostgreSQL may obey an order to
+	// stop there.
+	Then *Error
 }
 
 // Row makes a Result of one row under the columns given to Handle.
