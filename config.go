@@ -280,6 +280,9 @@ func (c *Config) setDefaults() {
 		if n.Pool.PingTimeout == 0 {
 			n.Pool.PingTimeout = c.CheckTimeout
 		}
+		if c.AcquireTimeout > 0 {
+			n.Pool.PingTimeout = min(n.Pool.PingTimeout, c.AcquireTimeout) // of which it is a part
+		}
 		if n.Name == "" {
 			n.Name = net.JoinHostPort(n.Pool.ConnConfig.Host, strconv.Itoa(int(n.Pool.ConnConfig.Port)))
 		}
