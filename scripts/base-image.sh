@@ -1,0 +1,73 @@
+#!/bin/sh
+# Finds the images that docker-compose.yml builds on, and prints their names as Compose wants them:
+#
+#   scripts/base-image.sh >.env
+#
+# These are Debian's and Go's own, here or in the registry. Where no registry can be reached it makes two: one with
+# debootstrap, and one more with the Go and the certificate authorities of this machine. That takes root, or sudo without
+# a password, a Debian mirror, and one to two minutes.
+set -eu
+
+cd "$(dirname "$0")/.."
+base=debian:bookworm-slim
+go=golang:1.26-bookworm
+made_base=hasql-base:bookworm
+made_go=hasql-go:bookworm
+
+# pullLimit is the patience with the registry, in seconds, for each image.
+pull_limit=300
+
+found() { docker image inspect "$1" "$2" >/dev/null 2>&1; }
+
+pulled() {
+	for image in "$@"; do
+		timeout $pull_limit docker pull --quiet "$image" >/dev/null 2>&1 || return
+	done
+}
+
+as_root() {
+	if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# make_images makes both from one folder.
+make_images() {
+	scripts/need.sh debootstrap
+	goroot=$(go env GOROOT)
+	scratch=$(mktemp -d)
+	trap 'as_root rm -rf "$scratch"' EXIT
+	root=$scratch/root
+	as_root debootstrap --variant=minbase bookworm "$root" "$(mirror)" >"$scratch/log" 2>&1 || {
+		tail -n 20 "$scratch/log"
+		return 1
+	}
+	# An image is for everybody who has this machine's engine, and its packages come the same way as the machine's.
+	apt-config dump 2>/dev/null | grep -E '^Acquire::https?::Proxy ' | as_root tee "$root/etc/apt/apt.conf.d/90proxy" >/dev/null || true
+	import "$root" "$made_base"
+	as_root mkdir -p "$root/etc/ssl/certs" "$root/usr/local/go"
+	as_root cp -a "$goroot/." "$root/usr/local/go"
+	as_root cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+	import "$root" "$made_go" --change 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+}
+
+# mirror is where this machine has its Debian packages from.
+mirror() {
+	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null | grep -v security | head -n 1
+}
+
+import() {
+	root=$1 image=$2
+	shift 2
+	as_root tar -C "$root" --exclude './var/cache/apt/*.bin' --exclude './var/cache/apt/archives/*.deb' \
+		--exclude './var/lib/apt/lists/*' -c . | docker import "$@" - "$image"
+}
+
+if found $base $go || { ! found $made_base $made_go && pulled $base $go; }; then
+	:
+elif found $made_base $made_go || make_images >&2; then
+	base=$made_base go=$made_go
+else
+	echo "No registry can be reached, and no base image could be made." >&2
+	exit 2
+fi
+echo "BASE_IMAGE=$base"
+echo "GO_IMAGE=$go"
