@@ -6,6 +6,10 @@ MODULES := $(sort $(patsubst ./%,%,$(patsubst %/,%,$(dir $(shell find . -name go
 # A clone that belongs to another user (as in many CI systems) has no version control status to stamp into binaries.
 export GOFLAGS := $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false
 
+# Where Go gets modules from, for the stage of an image that compiles.
+export GOPROXY := $(shell go env GOPROXY 2>/dev/null)
+export GOSUMDB := $(shell go env GOSUMDB 2>/dev/null)
+
 # Flags of "hasql demo": make demo DEMO="--hold"
 DEMO ?=
 
@@ -17,7 +21,7 @@ FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## Print this message
-	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Flags of integration/chaos: make chaos CHAOS="-n 20 -seed 7 -kinds freeze,partition"
 CHAOS ?=
@@ -26,6 +30,15 @@ CHAOS ?=
 demo: go postgres ## Watch an application live through failovers, with a page in the browser (DEMO="--hold": you break it)
 	@cd cmd/hasql && go build -o ../../bin/hasql .
 	@bin/hasql demo $(DEMO)
+
+.PHONY: compose
+compose: docker ## Start a cluster and an application in containers: http://localhost:8080 (docker compose down -v removes all)
+	@settings=$$(scripts/base-image.sh) && export $$settings && \
+	if docker compose version >/dev/null 2>&1; then docker compose up -d --build; else docker-compose up -d --build; fi
+
+.PHONY: compose-test
+compose-test: go ## Break the cluster in containers in three ways (HASQL_COMPOSE_RUNS=5: kill its leader five times)
+	@cd integration && HASQL_COMPOSE=1 go test -v -count 1 -timeout 20m ./compose
 
 .PHONY: screenshots
 screenshots: go postgres chromium ## Take the pictures of the demo's page in docs/
@@ -93,6 +106,10 @@ clean: ## Remove what was built
 go:
 	@command -v go >/dev/null || { echo "Go is missing: see https://go.dev/doc/install" >&2; exit 2; }
 	@scripts/need.sh certs
+
+.PHONY: docker
+docker:
+	@scripts/need.sh docker
 
 .PHONY: postgres cc libpq netns chromium
 postgres cc libpq netns chromium: go

@@ -14,7 +14,7 @@ go=golang:1.26-bookworm
 made_base=hasql-base:bookworm
 made_go=hasql-go:bookworm
 
-# pullLimit is the patience with the registry, in seconds, for each image.
+# pull_limit is the patience with the registry, in seconds, for each image.
 pull_limit=300
 
 found() { docker image inspect "$1" "$2" >/dev/null 2>&1; }
@@ -31,7 +31,8 @@ as_root() {
 
 # make_images makes both from one folder.
 make_images() {
-	scripts/need.sh debootstrap
+	echo "No registry has $base and $go: making $made_base and $made_go."
+	scripts/need.sh debootstrap certs
 	goroot=$(go env GOROOT)
 	scratch=$(mktemp -d)
 	trap 'as_root rm -rf "$scratch"' EXIT
@@ -40,17 +41,18 @@ make_images() {
 		tail -n 20 "$scratch/log"
 		return 1
 	}
-	# An image is for everybody who has this machine's engine, and its packages come the same way as the machine's.
+	# In an image packages come the way they come to this machine.
 	apt-config dump 2>/dev/null | grep -E '^Acquire::https?::Proxy ' | as_root tee "$root/etc/apt/apt.conf.d/90proxy" >/dev/null || true
-	import "$root" "$made_base"
-	as_root mkdir -p "$root/etc/ssl/certs" "$root/usr/local/go"
+	import "$root" $made_base
+	as_root mkdir -p "$root/usr/local/go" "$root/etc/ssl/certs"
 	as_root cp -a "$goroot/." "$root/usr/local/go"
 	as_root cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-	import "$root" "$made_go" --change 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+	import "$root" $made_go --change 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 }
 
 # mirror is where this machine has its Debian packages from.
 mirror() {
+	# shellcheck disable=SC2016 # apt-get itself fills this in
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null | grep -v security | head -n 1
 }
 
@@ -61,13 +63,9 @@ import() {
 		--exclude './var/lib/apt/lists/*' -c . | docker import "$@" - "$image"
 }
 
-if found $base $go || { ! found $made_base $made_go && pulled $base $go; }; then
-	:
-elif found $made_base $made_go || make_images >&2; then
+if ! found $base $go && { found $made_base $made_go || ! pulled $base $go; }; then
+	found $made_base $made_go || make_images >&2
 	base=$made_base go=$made_go
-else
-	echo "No registry can be reached, and no base image could be made." >&2
-	exit 2
 fi
 echo "BASE_IMAGE=$base"
 echo "GO_IMAGE=$go"

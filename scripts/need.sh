@@ -1,11 +1,11 @@
 #!/bin/sh
 # Makes sure of what the Makefile's targets need besides Go.
 #
-#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [netns] [patroni] [poolers] [chromium]
+#   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [netns] [patroni] [poolers] [chromium] [docker] [debootstrap]
 #
 # It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
 # what is missing, PostgreSQL without creating a server, and none of the services that come along is started or enabled.
-# Otherwise it says what to install and exits with 2.
+# Docker it never installs. Otherwise it says what to install and exits with 2.
 set -eu
 
 # has_postgres goes by the same places as internal/pgcluster does.
@@ -69,6 +69,16 @@ has_chromium() {
 	return 1
 }
 
+# has_docker wants an engine that answers, and Compose in either version.
+has_docker() {
+	docker version >/dev/null 2>&1 && { docker compose version || docker-compose version; } >/dev/null 2>&1
+}
+
+# has_debootstrap looks also where only root's PATH leads.
+has_debootstrap() { command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ]; }
+
+# packages_for names none for Docker: its engine runs as root and changes the machine's network rules, which is for the
+# machine's owner to decide.
 packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
@@ -80,6 +90,7 @@ packages_for() {
 	poolers) echo pgbouncer haproxy ;;
 	netns) echo iproute2 iptables ;;
 	chromium) echo chromium fonts-inter ;;
+	debootstrap) echo debootstrap ;;
 	esac
 }
 
@@ -109,6 +120,14 @@ hint_for() {
 	poolers) echo "PgBouncer and HAProxy: apt-get install pgbouncer haproxy" ;;
 	netns) echo "ip and iptables, for tests of partitions: apt-get install iproute2 iptables" ;;
 	chromium) echo "Chromium, for tests of the demo's page: apt-get install chromium" ;;
+	docker)
+		cat <<-'EOF'
+			A Docker engine that runs and that you may use (docker version tells), and Docker Compose:
+			  Debian, Ubuntu:  apt-get install docker.io docker-compose; systemctl start docker
+			  elsewhere:       https://docs.docker.com/engine/install/
+		EOF
+		;;
+	debootstrap) echo "debootstrap, for base images without a registry: apt-get install debootstrap" ;;
 	esac
 }
 
@@ -188,9 +207,11 @@ fi
 
 packages=
 for need in $missing; do
-	packages="$packages $(packages_for "$need")"
+	for package in $(packages_for "$need"); do
+		packages="$packages $package"
+	done
 done
-if may_install; then
+if [ -n "$packages" ] && may_install; then
 	echo "Installing with apt-get:$packages"
 	log=$(mktemp)
 	trap 'rm -f "$log"' EXIT
