@@ -36,6 +36,7 @@ make_images() {
 	goroot=$(go env GOROOT)
 	scratch=$(mktemp -d)
 	trap 'as_root rm -rf "$scratch"' EXIT
+	trap 'exit 130' INT TERM
 	root=$scratch/root
 	as_root debootstrap --variant=minbase bookworm "$root" "$(mirror)" >"$scratch/log" 2>&1 || {
 		tail -n 20 "$scratch/log"
@@ -47,7 +48,7 @@ make_images() {
 	as_root mkdir -p "$root/usr/local/go" "$root/etc/ssl/certs"
 	as_root cp -a "$goroot/." "$root/usr/local/go"
 	as_root cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-	import "$root" $made_go --change 'ENV PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+	import "$root" $made_go --change 'ENV PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 }
 
 # mirror is where this machine has its Debian packages from.

@@ -74,8 +74,7 @@ has_docker() {
 	docker version >/dev/null 2>&1 && { docker compose version || docker-compose version; } >/dev/null 2>&1
 }
 
-# has_debootstrap looks also where only root's PATH leads.
-has_debootstrap() { command -v debootstrap >/dev/null || [ -x /usr/sbin/debootstrap ]; }
+has_debootstrap() { has_programs debootstrap; }
 
 # packages_for names none for Docker: its engine runs as root and changes the machine's network rules, which is for the
 # machine's owner to decide.
