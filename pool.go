@@ -305,14 +305,14 @@ func (n *nodePool) restore() {
 	n.severed.Store(nil)
 }
 
-// fill opens the connections that the pool shall have at least, which pgxpool would do at its next health check only.
-// Until it is through, reads go to other nodes if there are any. It gives way to whoever waits for a connection.
-func (n *nodePool) fill() {
+// fill opens connections until the pool has so many. pgxpool would do so at its next health check only, and for MinConns
+// only. Until it is through, reads go to other nodes if there are any. It gives way to whoever waits for a connection.
+func (n *nodePool) fill(goal int) {
 	defer n.filling.Add(-1)
 	ctx, cancel := n.service.Load().bound(context.Background())
 	defer cancel()
 	var held []*pgxpool.Conn
-	for n.load.open.Load() < int64(n.atLeast) && n.waiting.Load() == 0 {
+	for n.load.open.Load() < int64(min(goal, n.load.limit)) && n.waiting.Load() == 0 {
 		n.load.lent.Add(1)
 		conn, err := n.pool.Acquire(ctx)
 		if err != nil {

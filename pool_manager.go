@@ -282,8 +282,7 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 			pm.cutAfter(0, p.givenUp(), net.ErrClosed)
 		}
 		if changed && new.Status == StatusUp && old.Status != StatusUp && p.atLeast > 0 {
-			p.filling.Add(1)
-			pm.running.Go(p.fill)
+			pm.fill(p, p.atLeast)
 		}
 		if new.probe != old.probe {
 			p.recount()
@@ -296,8 +295,18 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 	}
 	if prev.lostAt.IsZero() && !next.lostAt.IsZero() {
 		pm.wishAll() // the hunt begins now, not when the others are due
+		for i, p := range pm.pools {
+			if next.nodes[i].Role == RoleReplica {
+				pm.fill(p, max(2, p.load.inUse()+1)) // so that the first write to whoever is promoted finds one to spare
+			}
+		}
 	}
 	pm.announce(prev, next)
+}
+
+func (pm *PoolManager) fill(p *nodePool, goal int) {
+	p.filling.Add(1)
+	pm.running.Go(func() { p.fill(goal) })
 }
 
 // cutGrace is how long the connections to a node that is down are left to end by themselves. What the server sent before

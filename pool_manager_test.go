@@ -45,12 +45,10 @@ func TestAcquireTimeoutIsOneBudget(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c, func(config *Config) { config.AcquireTimeout = 7 * time.Second })
 		ready(t, pm)
+		c.Node("pg2").RefuseLogin("53300", "sorry, too many clients already") // but for the monitor, who is there already
 		c.Node("pg1").Kill()
 		synctest.Wait()
-		at(6*time.Second, func() { // a new master, to which no pool connection gets through
-			c.Node("pg2").Promote()
-			c.Node("pg2").RefuseLogin("53300", "sorry, too many clients already")
-		})
+		at(6*time.Second, c.Node("pg2").Promote)
 		began := time.Now()
 		_, err := pm.AcquireMaster(t.Context())
 		if took := time.Since(began); took != 7*time.Second {

@@ -3,7 +3,6 @@ package hasql
 import (
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -233,27 +232,24 @@ func TestNodeThatComesBackGrowsIntoItsShare(t *testing.T) {
 	})
 }
 
-func TestPromotedReplicaServesWritesWithTheConnectionsItHas(t *testing.T) {
-	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
-		pm := open(t, c)
-		ready(t, pm)
-		var warm sync.WaitGroup
-		for range 8 {
-			warm.Go(func() {
-				conn := acquire(t, pm.AcquireReplica)
-				time.Sleep(time.Millisecond)
-				conn.Release()
-			})
-		}
-		warm.Wait()
-		dials := c.Node("pg2").Dials()
-		c.Node("pg1").Kill()
-		c.Node("pg2").Promote()
-		acquire(t, pm.AcquireMaster).Release()
-		if n := c.Node("pg2").Dials() - dials; n != 0 {
-			t.Errorf("%d dials before the first write", n)
-		}
-	})
+func TestFirstWriteToAPromotedReplicaWaitsForNoDial(t *testing.T) {
+	for _, reading := range []int{0, 1, 3} { // connections to each replica that are lent
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c)
+			ready(t, pm)
+			for range 2 * reading {
+				defer acquire(t, pm.AcquireReplica).Release()
+			}
+			c.Node("pg1").Kill()
+			time.Sleep(time.Second)
+			dials := c.Node("pg2").Dials()
+			c.Node("pg2").Promote()
+			acquire(t, pm.AcquireMaster).Release()
+			if n := c.Node("pg2").Dials() - dials; n != 0 {
+				t.Errorf("%d dials before the first write, beside %d reads", n, reading)
+			}
+		})
+	}
 }
 
 func TestStandbyThatTurnsToTheNewMasterIsReadFromSoon(t *testing.T) {
