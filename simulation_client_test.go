@@ -148,7 +148,7 @@ func (o *operation) lent() (*pgxpool.Conn, error) {
 }
 
 func write(o *operation) error {
-	_, err := o.route().Exec(o, "write $1", o.token(0))
+	_, err := o.route().Exec(o, "insert $1", o.token(0))
 	if err == nil {
 		o.s.acknowledged(o, nil, o.token(0))
 	}
@@ -163,7 +163,7 @@ func several(o *operation) error {
 	defer conn.Release()
 	for part := range 3 {
 		if err := o.asks(conn, func() error {
-			_, err := conn.Exec(o, "write $1", o.token(part))
+			_, err := conn.Exec(o, "insert $1", o.token(part))
 			return err
 		}); err != nil {
 			return err
@@ -177,7 +177,7 @@ func several(o *operation) error {
 func transact(o *operation) error {
 	err := pgx.BeginFunc(o, o.route(), func(tx pgx.Tx) error {
 		for part := range 2 {
-			if _, err := tx.Exec(o, "write $1", o.token(part)); err != nil {
+			if _, err := tx.Exec(o, "insert $1", o.token(part)); err != nil {
 				return err
 			}
 			o.pause(0, 5*time.Millisecond)
@@ -196,7 +196,7 @@ func rollback(o *operation) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(o, "write $1", o.token(0))
+	_, err = tx.Exec(o, "insert $1", o.token(0))
 	return errors.Join(err, tx.Rollback(o))
 }
 

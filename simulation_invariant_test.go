@@ -106,13 +106,17 @@ func (s *simulation) acknowledged(o *operation, conn *pgxpool.Conn, token string
 }
 
 // checkSurvival is the invariant "lost": under synchronous replication the newest master has all that was acknowledged.
+// And it is the invariant "twice": what was asked for once was not done more often.
 func (s *simulation) checkSurvival() {
-	if !s.plan.synchronous {
-		return
-	}
 	kept := make(map[string]bool)
 	for _, record := range s.truth.fake.Master().Log() {
+		if record.Token != "" && kept[record.Token] {
+			s.violate("twice", "write %s took effect twice", record.Token)
+		}
 		kept[record.Token] = true
+	}
+	if !s.plan.synchronous {
+		return
 	}
 	for _, token := range s.acks {
 		if !kept[token] {

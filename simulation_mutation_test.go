@@ -85,6 +85,11 @@ var mutations = []mutation{
 		"if m.took = time.Since(a.sent); m.took > time.Hour {",
 	},
 	{
+		"whatever failed is repeated", "twice", "retry.go",
+		`!ok || pgErr.Code != "57P01" || pgErr.SeverityUnlocalized != "FATAL" || n == nil`,
+		"!ok && pgErr != nil || n == nil",
+	},
+	{
 		"the last snapshot does not say that it is", "close", "cluster.go",
 		"\t\t\tlast.closed = true\n",
 		"",
