@@ -25,13 +25,20 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		var conn *pgxpool.Conn
 		if conn, spent = r.pm.pools[c.index].tryBorrow(ctx); conn != nil {
 			if r.pm.cluster.snapshot() == t.snapshot || r.fits(c) {
-				c.load.acquires[r.want.target].Add(1)
+				r.count(c, conn)
 				return conn, nil
 			}
 			conn.Release() // the node changed under us
 		}
 	}
 	return r.wait(ctx, t.snapshot, c, spent)
+}
+
+// count counts a connection that is lent, and has a look at what the server said on it now and then.
+func (r *Route) count(c *Candidate, conn *pgxpool.Conn) {
+	if c.load.acquires[r.want.target].Add(1)%sample == 0 {
+		r.pm.pools[c.index].traffic.compare(conn.Conn().PgConn())
+	}
 }
 
 // current returns the candidates as of the current snapshot. The first acquire that sees a new one finds them for all.
@@ -122,7 +129,7 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 		conn, err := r.pm.pools[c.index].borrow(ctx, service)
 		switch {
 		case err == nil && r.fits(c):
-			c.load.acquires[r.want.target].Add(1)
+			r.count(c, conn)
 			return conn, nil
 		case err == nil:
 			conn.Release() // it changed while we waited for it

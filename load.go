@@ -22,14 +22,6 @@ func (l *nodeLoad) lessThan(o *nodeLoad) bool {
 	return l.inUse()*o.limit < o.inUse()*l.limit
 }
 
-// total is the number of connections lent so far.
-func (l *nodeLoad) total() (n int64) {
-	for t := range l.acquires {
-		n += l.acquires[t].Load()
-	}
-	return n
-}
-
 // leak finds connections that were hijacked. pgxpool does not tell of them, so they are lent for ever by our count; what
 // our count has too many at each of several looks was hijacked.
 type leak struct {

@@ -15,8 +15,8 @@ import (
 const (
 	// silence is how long nobody may hear a byte from a node that was asked something, before its monitor asks too.
 	silence = 100 * time.Millisecond
-	// sample is how many connections are released for each whose parameter statuses are compared with the node's role:
-	// among many all the same, and too dear for each. While a master is missing it is each, a power of two otherwise.
+	// sample is how many connections are lent for each whose parameter statuses are compared with the node's role: among
+	// many all the same, and too dear for each. While a master is missing it is each, when it is released.
 	sample = 16
 )
 
@@ -28,7 +28,7 @@ type traffic struct {
 	role    atomic.Uint32 // the node's Role, as far as the view goes
 	standby atomic.Bool   // whether it is in recovery, as far as the view goes
 	pooled  atomic.Bool
-	skipped atomic.Int64 // mask: which releases are not looked at
+	hunting atomic.Bool // whether a master is missing
 
 	asked    atomic.Int64  // sockets that wait for an answer
 	requests atomic.Uint64 // writes that began to
@@ -42,11 +42,7 @@ func (t *traffic) view(n *NodeState, hunting bool) {
 	t.role.Store(uint32(n.Role))
 	t.standby.Store(n.Report.InRecovery)
 	t.pooled.Store(n.Report.Pooler)
-	if hunting {
-		t.skipped.Store(0)
-	} else {
-		t.skipped.Store(sample - 1)
-	}
+	t.hunting.Store(hunting)
 }
 
 // usable reports whether the node is up, as far as the view goes.
@@ -116,9 +112,9 @@ func (t *traffic) lastLoss() (ago time.Duration, lately bool) {
 // epoch is some moment before all others.
 var epoch = time.Now().Add(-time.Hour)
 
-// released compares what the server reported on a connection with the node's role. PostgreSQL 14 and later tell every
+// compare looks at what the server reported on a connection, beside the node's role. PostgreSQL 14 and later tell every
 // session of a promotion, and of a change of default_transaction_read_only, with the answer to its next statement.
-func (t *traffic) released(pg *pgconn.PgConn) {
+func (t *traffic) compare(pg *pgconn.PgConn) {
 	if t.pooled.Load() {
 		return
 	}
@@ -201,7 +197,7 @@ type releaseTracer struct {
 	pool *nodePool
 }
 
-// TraceRelease takes a connection off the load, and now and then has a look at what the server said on it. pgxpool calls
+// TraceRelease takes a connection off the load, and during a hunt has a look at what the server said on it. pgxpool calls
 // it first thing in Release.
 func (t *releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
 	n, pg := t.pool, data.Conn.PgConn()
@@ -209,7 +205,7 @@ func (t *releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseD
 		n.unpooled(data.Conn) // pgxpool is going to destroy it, in a while
 	}
 	n.load.lent.Add(-1)
-	if n.load.total()&n.traffic.skipped.Load() == 0 {
-		n.traffic.released(pg)
+	if n.traffic.hunting.Load() {
+		n.traffic.compare(pg)
 	}
 }
