@@ -227,6 +227,7 @@ func (n *Node) applyGatesLocked() {
 		l.setGates(n.cut, n.frozen, n.latency)
 	}
 	n.notifyLocked()
+	n.cluster.movedLocked()
 }
 
 func (n *Node) notifyLocked() {

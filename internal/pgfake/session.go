@@ -25,6 +25,7 @@ type Session struct {
 
 	ready       bool                    // logged in
 	gone        bool                    // ended by a fault; nothing commits any more
+	committed   bool                    // a commit is in the log and not answered yet
 	cancelQuery context.CancelCauseFunc // of the running statement; nil between two
 
 	// Owned by serve.
@@ -188,7 +189,9 @@ func (s *Session) readyForQuery() bool {
 	}
 	s.reported = now
 	s.backend.Send(&pgproto3.ReadyForQuery{TxStatus: s.tx.status})
-	return s.backend.Flush() == nil
+	err := s.backend.Flush()
+	s.answered()
+	return err == nil
 }
 
 // parameters returns the reported parameters that can change during a session.
@@ -225,9 +228,20 @@ func (s *Session) end() {
 	s.endLocked([]byte{})
 }
 
+// answered notes that the client has been told of what was committed.
+func (s *Session) answered() {
+	defer s.node.cluster.lock()()
+	s.committed = false
+}
+
 // endLocked closes the connection after its last words, or as a dead process if
-// they are nil, and lets serve return.
+// they are nil, and lets serve return. Who has committed and not said so yet gives
+// no error, which would mean the contrary, but a warning: as PostgreSQL does where
+// it waits for synchronous replication.
 func (s *Session) endLocked(lastWords []byte) {
+	if s.committed && len(lastWords) > 0 {
+		lastWords = notice("57P01", "canceling the wait for synchronous replication and terminating connection due to administrator command")
+	}
 	s.gone = true
 	s.cancel(nil)
 	delete(s.node.sessions, s.pid)

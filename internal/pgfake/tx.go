@@ -80,6 +80,7 @@ func (s *Session) log(writes []string) (id uint64, synchronous bool) {
 	for _, token := range writes {
 		s.node.appendLocked(token, s.node.lsn+WriteSize)
 	}
+	s.committed = true
 	return s.node.cluster.lastRecord, s.node.cluster.synchronous
 }
 

@@ -92,7 +92,13 @@ func (n *Node) appendLocked(token string, lsn int64) {
 func (n *Node) replayLocked(r Record) {
 	n.wal = append(n.wal, r)
 	n.lsn, n.timeline = r.LSN, r.Timeline
-	if c := n.cluster; c.replayed != nil {
+	n.cluster.movedLocked()
+}
+
+// movedLocked wakes the commits that wait for a replica: one has replayed
+// something, or may be heard again.
+func (c *Cluster) movedLocked() {
+	if c.replayed != nil {
 		close(c.replayed)
 		c.replayed = nil
 	}
