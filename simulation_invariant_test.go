@@ -1,9 +1,11 @@
 package hasql
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -48,6 +50,9 @@ func (s *simulation) within(what string, began time.Time, budget time.Duration, 
 // finished looks at the end of an operation: in time, and without an error once all is well.
 func (s *simulation) finished(o *operation, name string, err error) {
 	s.within(fmt.Sprintf("client %d: %s", o.id, name), o.began, o.limit, err)
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "25006" && s.truth.wasRenamed() {
+		return // by a connection that was made while the name led elsewhere, and is closed now
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil && !o.impatient && !s.closed && !s.calmSince.IsZero() && o.began.After(s.calmSince) {

@@ -3,6 +3,7 @@ package hasql
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,6 +91,13 @@ func newTruth(p *plan) *truth {
 		return &pgfake.Result{Tag: "INSERT 0 1"}, s.Write(args[0])
 	}, pgfake.Text("token"))
 	return tr
+}
+
+// wasRenamed reports whether any name ever led to another node.
+func (tr *truth) wasRenamed() bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return slices.Contains(tr.renamed[:], true)
 }
 
 // answer is what a node says to a probe; with pg_monitor a standby also tells the timeline that it receives.

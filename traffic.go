@@ -53,7 +53,7 @@ func (t *traffic) listen(config *pgx.ConnConfig) {
 	onError, onNotice := config.OnPgError, config.OnNotice
 	config.OnPgError = func(pg *pgconn.PgConn, err *pgconn.PgError) bool {
 		t.heard(err.Code)
-		return onError == nil || onError(pg, err)
+		return (onError == nil || onError(pg, err)) && !t.astray(pg, err.Code)
 	}
 	// A server that stops at once, or recovers from the crash of a backend, says so by a warning and no error.
 	config.OnNotice = func(pg *pgconn.PgConn, notice *pgconn.Notice) {
@@ -81,6 +81,12 @@ func (t *traffic) heard(code string) {
 	default:
 		t.hint()
 	}
+}
+
+// astray reports whether a write was refused because the connection leads to a standby, though the node is the master: the
+// name or the proxy led elsewhere when it was made. Then it is closed, for it would refuse every write that it gets.
+func (t *traffic) astray(pg *pgconn.PgConn, code string) bool {
+	return code == "25006" && Role(t.role.Load()) == RoleMaster && !t.pooled.Load() && pg.ParameterStatus("in_hot_standby") == "on"
 }
 
 // shake notes that a connection has just been lost: the node may be gone, and its other connections with it. The monitor

@@ -1,7 +1,9 @@
 package hasql
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -50,6 +52,33 @@ func TestRefusedWriteOnTheMasterAsksForAProbe(t *testing.T) {
 		time.Sleep(time.Second)
 		if n := pm.Snapshot().MasterCount(); n != 0 {
 			t.Errorf("%d masters", n)
+		}
+	})
+}
+
+// A name that led to another server for a moment leaves connections to it in the pool.
+func TestConnectionToAStandbyRefusesOneWriteToTheMasterAndNoMore(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var astray atomic.Bool
+		pm := open(t, c, func(config *Config) {
+			config.Nodes[0].Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if astray.Load() {
+					addr = c.Node("pg2").Addr()
+				}
+				return c.Dial(ctx, network, addr)
+			}
+		})
+		ready(t, pm)
+		astray.Store(true)
+		acquire(t, pm.AcquireMaster).Release()
+		astray.Store(false)
+		if _, err := pm.Master().Exec(t.Context(), "write x"); err == nil || !strings.Contains(err.Error(), "25006") {
+			t.Errorf("error %v", err)
+		}
+		for range 10 {
+			if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }
