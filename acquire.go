@@ -25,7 +25,7 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		var conn *pgxpool.Conn
 		if conn, spent = r.pm.pools[c.index].tryBorrow(ctx); conn != nil {
 			if r.pm.cluster.snapshot() == t.snapshot || r.fits(c) {
-				r.count(c, conn)
+				r.count(c)
 				return conn, nil
 			}
 			conn.Release() // the node changed under us
@@ -34,10 +34,10 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return r.wait(ctx, t.snapshot, c, spent)
 }
 
-// count counts a connection that is lent, and has a look at what the server said on it now and then.
-func (r *Route) count(c *Candidate, conn *pgxpool.Conn) {
+// count counts a connection that is lent, and now and then has the next one that is released looked at.
+func (r *Route) count(c *Candidate) {
 	if c.load.acquires[r.want.target].Add(1)%sample == 0 {
-		r.pm.pools[c.index].traffic.compare(conn.Conn().PgConn())
+		r.pm.pools[c.index].traffic.look.Store(true)
 	}
 }
 
@@ -129,7 +129,7 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 		conn, err := r.pm.pools[c.index].borrow(ctx, service)
 		switch {
 		case err == nil && r.fits(c):
-			r.count(c, conn)
+			r.count(c)
 			return conn, nil
 		case err == nil:
 			conn.Release() // it changed while we waited for it

@@ -271,7 +271,8 @@ func (s *simulation) checkProbes() {
 		most := length*10/(9*s.plan.recoveryInterval) + length/s.pm.config.CheckTimeout + 4
 		switch {
 		case calm:
-			most = length*10/(9*s.plan.checkInterval) + 1
+			// And a hint or two: a connection that was lost before is noticed when it is used.
+			most = length*10/(9*s.plan.checkInterval) + 3
 		case w.steady && !s.changedSince(w.began):
 			// Each probe that was due lets hints come anew, twice as rarely each time.
 			perCheck := time.Duration(2)

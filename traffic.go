@@ -29,6 +29,7 @@ type traffic struct {
 	standby atomic.Bool   // whether it is in recovery, as far as the view goes
 	pooled  atomic.Bool
 	hunting atomic.Bool // whether a master is missing
+	look    atomic.Bool // whether the next connection that is released is looked at
 
 	asked    atomic.Int64  // sockets that wait for an answer
 	requests atomic.Uint64 // writes that began to
@@ -43,6 +44,9 @@ func (t *traffic) view(n *NodeState, hunting bool) {
 	t.standby.Store(n.Report.InRecovery)
 	t.pooled.Store(n.Report.Pooler)
 	t.hunting.Store(hunting)
+	if hunting {
+		t.look.Store(true)
+	}
 }
 
 // usable reports whether the node is up, as far as the view goes.
@@ -203,15 +207,16 @@ type releaseTracer struct {
 	pool *nodePool
 }
 
-// TraceRelease takes a connection off the load, and during a hunt has a look at what the server said on it. pgxpool calls
-// it first thing in Release.
+// TraceRelease takes a connection off the load, and has a look at what the server said on it: now and then, and always
+// during a hunt. pgxpool calls it first thing in Release.
 func (t *releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
 	n, pg := t.pool, data.Conn.PgConn()
 	if pg.IsClosed() || pg.IsBusy() || pg.TxStatus() != 'I' {
 		n.unpooled(data.Conn) // pgxpool is going to destroy it, in a while
 	}
 	n.load.lent.Add(-1)
-	if n.traffic.hunting.Load() {
+	if n.traffic.look.Load() {
+		n.traffic.look.Store(n.traffic.hunting.Load())
 		n.traffic.compare(pg)
 	}
 }
