@@ -381,13 +381,17 @@ func TestMasterSetReadOnlyGetsNoWrites(t *testing.T) {
 }
 
 func TestRefusedWriteIsNewsOfAReadOnlyMaster(t *testing.T) {
+	ctx := testContext(t)
 	cluster := startCluster(t, pgcluster.Options{})
 	m := openReady(t, cluster, rarely)
-	_, err := m.Master().Exec(testContext(t), createWrites)
+	_, err := m.Master().Exec(ctx, createWrites)
 	must(t, err)
+	conn, err := m.AcquireMaster(ctx) // and not released, which would be news too
+	must(t, err)
+	defer conn.Release()
 	reconfigure(t, connect(t, cluster.Nodes()[0]), setReadOnly)
 	for { // the pool's session obeys a moment later than the one that asked for it
-		_, err := m.Master().Exec(testContext(t), "delete from writes")
+		_, err := conn.Exec(ctx, "delete from writes")
 		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == "25006" {
 			break
 		}
