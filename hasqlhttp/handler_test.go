@@ -221,9 +221,9 @@ func TestJSONIsNullWhereNothingIsKnown(t *testing.T) {
 	})
 }
 
-// TestReadmeShowsTheExample keeps the README's program one that is compiled and run.
-func TestReadmeShowsTheExample(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
+// TestPageShowsTheExample keeps the program in docs/hasqlhttp.md the same as the example, which is compiled and run.
+func TestPageShowsTheExample(t *testing.T) {
+	page, err := os.ReadFile("../docs/hasqlhttp.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,8 +231,7 @@ func TestReadmeShowsTheExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(string(readme), "## Status page and probes")
-	_, program, _ := strings.Cut(section, "```go\n")
+	_, program, _ := strings.Cut(string(page), "```go\n")
 	program, _, ok := strings.Cut(program, "```")
 	if !ok || !strings.Contains(string(example), program) {
 		t.Errorf("not in the example:\n%s", program)

@@ -19,7 +19,7 @@ import (
 
 // TestPatroni breaks one Patroni cluster in one way after the other, under a service that writes and reads, and prints how
 // long it could not write next to how long nobody could. With HASQL_PATRONI_RUNS=5 in the environment it does so five
-// times and prints the medians, which is what the README shows.
+// times and prints the medians, as docs/performance.md shows them.
 func TestPatroni(t *testing.T) {
 	t.Parallel()
 	cluster := startPatroni(t)

@@ -15,10 +15,10 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-const dsnHelp = `The DSN names every node, as postgres://app@pg1,pg2,pg3/shop or as "host=pg1,pg2,pg3 user=app dbname=shop"; README.md has
-its options. Without it DATABASE_URL counts, and without that PGHOST, PGSERVICE and libpq's other variables.
+const dsnHelp = `The DSN names every node, as in postgres://app@pg1,pg2,pg3/shop or "host=pg1,pg2,pg3 user=app dbname=shop". docs/options.md lists
+its options. Without a DSN the command takes DATABASE_URL, and without that PGHOST, PGSERVICE and libpq's other variables.
 
-Keep the password out of the command line, which ps shows to everybody on this machine: put it into DATABASE_URL, a
+Do not put a password into the command line: ps shows it to everybody on this machine. Put it into DATABASE_URL, a
 service file (PGSERVICE) or a password file (~/.pgpass).`
 
 // closeLimit is the patience with nodes when a command ends.
