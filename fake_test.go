@@ -43,7 +43,7 @@ func handleProbe(c *pgfake.Cluster, h pgfake.Handler) {
 func answerProbe(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
 	n := s.Node().State()
 	readOnly := "off"
-	if n.InRecovery || n.DefaultReadOnly {
+	if s.ReadOnly() {
 		readOnly = "on"
 	}
 	var timeline, delay any

@@ -41,7 +41,13 @@ var constants = map[string]*route{
 		handler: func(*Session, []string) (*Result, error) { return nil, nil },
 	},
 	"select 1": value(Int4("?column?"), func(*Session) any { return 1 }),
-	"read":     value(Text("node"), func(s *Session) any { return s.node.name }),
+	"read": {
+		described: true,
+		columns:   []Column{Text("node")},
+		handler: func(s *Session, _ []string) (*Result, error) {
+			return &Result{Rows: [][]any{{s.node.name}}}, s.Read()
+		},
+	},
 	"select role": value(Text("role"), func(s *Session) any {
 		if s.node.State().InRecovery {
 			return "replica"
@@ -65,7 +71,7 @@ var constants = map[string]*route{
 			return nil, Errorf("25001", "DISCARD ALL cannot run inside a transaction block")
 		}
 		clear(s.statements)
-		s.defaultReadOnly = nil
+		s.defaultReadOnly = s.begunReadOnly
 		return &Result{Tag: "DISCARD ALL"}, nil
 	}),
 }

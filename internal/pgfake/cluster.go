@@ -179,7 +179,7 @@ func (c *Cluster) Lookup(ctx context.Context, host string) ([]string, error) {
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-// Dial is a DialFunc. It connects at once, hangs until ctx ends while the
+// Dial is a DialFunc. It connects at once or after DialTime, hangs until ctx ends while the
 // network of the node is cut, and fails with ECONNREFUSED when nothing listens
 // at address. ctx does not bound the connection once it is made.
 func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -192,6 +192,9 @@ func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, fail(syscall.ECONNREFUSED)
 	}
 	n.dials++
+	if n.up && n.dialTime > 0 && !c.passLocked(ctx, n.dialTime) {
+		return nil, fail(ctx.Err())
+	}
 	for n.cut != 0 && !c.closed {
 		if !n.waitLocked(ctx) {
 			return nil, fail(ctx.Err())
@@ -204,6 +207,20 @@ func (c *Cluster) Dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, fail(syscall.ECONNREFUSED)
 	}
 	return n.acceptLocked(), nil
+}
+
+// passLocked gives mu up for d; it reports false when ctx ended first.
+func (c *Cluster) passLocked(ctx context.Context, d time.Duration) bool {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // listenerLocked returns the node with that host:port, or nil.

@@ -20,12 +20,14 @@
 //
 // A fault belongs to one of three layers, and they combine:
 //
-//	network   Cut, Heal, …       dials hang, bytes wait in flight (TCP retransmits),
-//	                             in both directions or in one
+//	network   Cut, Heal,         dials hang, bytes wait in flight (TCP retransmits),
+//	          DialTime, …        in both directions or in one; or dials take long
 //	process   Freeze, Thaw,      the kernel still answers: dials succeed and
 //	          Latency            bytes are buffered, but nobody works on them
 //	server    Kill, Stop, Start, refused dials, FATAL messages, closed sockets
-//	          StartingUp, …
+//	          StartingUp,        logins are refused, sessions are read-only,
+//	          AlterDatabase,     reads wait for a lock
+//	          LockTable, …
 //
 // # What the server understands
 //
@@ -38,7 +40,7 @@
 //	savepoint, release, rollback to    transaction status I, T and E as PostgreSQL
 //	write TOKEN, write $1              appends TOKEN to the node's log at commit;
 //	                                   25006 in a read-only transaction
-//	read                               text column: the node's name
+//	read                               text column: the node's name; waits for LockTable
 //	select role                        text column: master or replica
 //	select 1                           int4 column
 //	select pg_is_in_recovery()         bool column

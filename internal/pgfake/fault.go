@@ -51,6 +51,7 @@ func (n *Node) startLocked() {
 	}
 	n.up, n.frozen = true, false
 	n.startTime = time.Now()
+	n.unlockLocked()
 	n.applyGatesLocked()
 }
 
@@ -88,6 +89,7 @@ func (n *Node) promoteLocked(highest int) {
 	}
 	n.timeline = highest + 1
 	n.inRecovery, n.paused = false, false
+	n.unlockLocked()
 	n.appendLocked("", n.lsn)
 }
 
@@ -163,6 +165,36 @@ func (n *Node) Heal() { n.setGates(func() { n.cut = 0 }) }
 // Latency makes every answer leave d after its request arrived. The work itself
 // is done at once, so a Kill in between loses the answer, not the commit.
 func (n *Node) Latency(d time.Duration) { n.setGates(func() { n.latency = d }) }
+
+// DialTime makes every dial take d, as name service, handshakes and a login that
+// asks elsewhere do; connections that are there already are as fast as before.
+func (n *Node) DialTime(d time.Duration) {
+	defer n.cluster.lock()()
+	n.dialTime = d
+}
+
+// LockTable is the ACCESS EXCLUSIVE lock on a table that a replica replays: "read"
+// and whatever else calls Session.Read waits, and all other statements go on. It
+// ends with UnlockTable, and with a restart or a promotion.
+func (n *Node) LockTable() {
+	defer n.cluster.lock()()
+	if n.locked == nil {
+		n.locked = make(chan struct{})
+	}
+}
+
+// UnlockTable ends LockTable.
+func (n *Node) UnlockTable() {
+	defer n.cluster.lock()()
+	n.unlockLocked()
+}
+
+func (n *Node) unlockLocked() {
+	if n.locked != nil {
+		close(n.locked)
+		n.locked = nil
+	}
+}
 
 func (n *Node) setGates(change func()) {
 	defer n.cluster.lock()()

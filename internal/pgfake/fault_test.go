@@ -141,6 +141,77 @@ func TestRefuseLogin(t *testing.T) {
 		}
 		n.AcceptLogin()
 		connect(t, n)
+		equal(t, "refused", n.Refused(), 3)
+	})
+}
+
+func TestLockedTableHangsReadsAlone(t *testing.T) {
+	ends := map[string]func(*Node){
+		"unlock":  (*Node).UnlockTable,
+		"promote": (*Node).Promote,
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *Cluster) {
+				n := c.Node("pg2")
+				n.LockTable()
+				conn := connect(t, n)
+				do(t, conn, "select 1", "show transaction_read_only")
+				hung := background(exec(conn, "read"))
+				time.Sleep(10 * time.Second)
+				select {
+				case err := <-hung:
+					t.Fatalf("a locked table was read: %v", err)
+				default:
+				}
+				equal(t, "on another node", ask[string](t, connect(t, c.Node("pg3")), "read"), "pg3")
+				end(n)
+				equal(t, "the read", <-hung, nil)
+			})
+		})
+	}
+}
+
+func TestReadOfALockedTableCanBeEnded(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Cluster) {
+		n := c.Node("pg2")
+		n.LockTable()
+		first, second := connect(t, n), connect(t, n)
+		cancelled := background(exec(first, "read"))
+		restarted := background(exec(second, "read"))
+		time.Sleep(time.Second)
+		if err := first.PgConn().CancelRequest(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantState(t, <-cancelled, "57014")
+		n.Stop()
+		wantState(t, <-restarted, "57P01")
+		n.Start()
+		equal(t, "after a restart", ask[string](t, connect(t, n), "read"), "pg2")
+	})
+}
+
+func TestDialTime(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Cluster) {
+		n := c.Node("pg1")
+		conn := connect(t, n)
+		n.DialTime(700 * time.Millisecond)
+		start := time.Now()
+		do(t, conn, "select 1")
+		equal(t, "a statement", time.Since(start), 0)
+		connect(t, n)
+		equal(t, "a dial", time.Since(start), 700*time.Millisecond)
+		n.DialTime(2 * time.Second)
+		_, err := dial(t, n)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("dial: %v, want its deadline", err)
+		}
+		equal(t, "it hung", time.Since(start), 1700*time.Millisecond)
+		n.Kill()
+		if _, err := dial(t, n); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("dial: %v, want a refusal", err)
+		}
+		equal(t, "a refusal", time.Since(start), 1700*time.Millisecond)
 	})
 }
 

@@ -23,12 +23,14 @@ type Node struct {
 	up, frozen bool
 	cut        way
 	latency    time.Duration
+	dialTime   time.Duration
 	links      []*link
 	sessions   map[uint32]*Session // by pid; 0 < pid also before the login is through
 
 	// server
 	startingUp      bool
-	refusal         *Error // of logins; nil accepts
+	refusal         *Error        // of logins; nil accepts
+	locked          chan struct{} // closed when the lock on what is read is released; nil while there is none
 	inRecovery      bool
 	defaultReadOnly bool
 	systemID        int64
@@ -43,8 +45,8 @@ type Node struct {
 	replayDelay time.Duration
 
 	// counters
-	dials, cancels int
-	queries        map[string]int
+	dials, cancels, refused int
+	queries                 map[string]int
 }
 
 func newNode(c *Cluster, host, port string, replica bool) *Node {
@@ -141,6 +143,30 @@ func (n *Node) SetDefaultReadOnly(on bool) {
 	n.defaultReadOnly = on
 }
 
+// AlterDatabase is ALTER DATABASE … SET default_transaction_read_only, and its
+// RESET if on is false. It holds for sessions begun later, which keep it for as
+// long as they last, whatever is set meanwhile. It does nothing on a replica, as
+// replicas get it with the log.
+func (n *Node) AlterDatabase(on bool) {
+	defer n.cluster.lock()()
+	if n.inRecovery {
+		return
+	}
+	n.appendLocked("", n.lsn+WriteSize)
+	n.wal[len(n.wal)-1].setting = &on
+}
+
+// databaseReadOnlyLocked reports whether a session begun now is read-only by
+// AlterDatabase.
+func (n *Node) databaseReadOnlyLocked() bool {
+	for _, r := range slices.Backward(n.wal) {
+		if r.setting != nil {
+			return *r.setting
+		}
+	}
+	return false
+}
+
 // SetServerVersion applies to new connections. Before 14 the server reports
 // neither in_hot_standby nor default_transaction_read_only.
 func (n *Node) SetServerVersion(version string) {
@@ -159,6 +185,13 @@ func (n *Node) SetStartTime(t time.Time) {
 func (n *Node) Dials() int {
 	defer n.cluster.lock()()
 	return n.dials
+}
+
+// Refused counts the logins that the server has refused so far, for whatever
+// reason.
+func (n *Node) Refused() int {
+	defer n.cluster.lock()()
+	return n.refused
 }
 
 // Conns counts the connections that the server holds open, also those that

@@ -32,7 +32,8 @@ type Session struct {
 
 	params          map[string]string // of the startup message
 	reported        map[string]string // parameters as the client knows them
-	defaultReadOnly *bool             // the session's own setting
+	begunReadOnly   *bool             // the setting that it began with; nil if that is the node's
+	defaultReadOnly *bool             // the session's own setting, at first the same
 	tx              transaction
 	statements      map[string]*statement
 	portals         map[string]*portal
@@ -100,6 +101,26 @@ func (s *Session) Sleep(d time.Duration) error {
 	case <-s.query.Done():
 		return context.Cause(s.query)
 	}
+}
+
+// Read is a statement on a table that LockTable may have locked: it waits for the
+// lock to be released, and returns early as Sleep does.
+func (s *Session) Read() error {
+	for !s.describing {
+		unlock := s.node.cluster.lock()
+		locked := s.node.locked
+		unlock()
+		if locked == nil {
+			break
+		}
+		select {
+		case <-locked:
+			s.link.awaitThaw()
+		case <-s.query.Done():
+			return context.Cause(s.query)
+		}
+	}
+	return nil
 }
 
 // Write appends token to the log when the transaction commits, or returns the

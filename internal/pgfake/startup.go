@@ -45,7 +45,7 @@ func (n *Node) cancelRequest(pid uint32, secret []byte) {
 // login refuses, or greets the client and reports true.
 func (s *Session) login() bool {
 	if err := s.admission(); err != nil {
-		return s.fail(err)
+		return s.refuse(err)
 	}
 	if !s.authenticate() {
 		return false
@@ -71,6 +71,14 @@ func (s *Session) admission() error {
 	return nil
 }
 
+// refuse ends a login.
+func (s *Session) refuse(err error) bool {
+	unlock := s.node.cluster.lock()
+	s.node.refused++
+	unlock()
+	return s.fail(err)
+}
+
 // authenticate asks for the cleartext password if the cluster wants one.
 func (s *Session) authenticate() bool {
 	if !s.node.cluster.wantsPassword() {
@@ -85,7 +93,7 @@ func (s *Session) authenticate() bool {
 		return false
 	}
 	if answer, ok := msg.(*pgproto3.PasswordMessage); !ok || answer.Password != password {
-		return s.fail(Fatalf("28P01", "password authentication failed for user %q", s.params["user"]))
+		return s.refuse(Fatalf("28P01", "password authentication failed for user %q", s.params["user"]))
 	}
 	return true
 }
@@ -98,10 +106,8 @@ func (c *Cluster) wantsPassword() bool {
 // greeting lists the parameters that are reported once; readyForQuery reports
 // those that can change.
 func (s *Session) greeting() [][2]string {
-	if v, ok := s.params["default_transaction_read_only"]; ok {
-		on := isOn(v)
-		s.defaultReadOnly = &on
-	}
+	s.begunReadOnly = s.givenReadOnly()
+	s.defaultReadOnly = s.begunReadOnly
 	return [][2]string{
 		{"application_name", s.params["application_name"]},
 		{"client_encoding", "UTF8"},
@@ -114,6 +120,20 @@ func (s *Session) greeting() [][2]string {
 		{"standard_conforming_strings", "on"},
 		{"TimeZone", "UTC"},
 	}
+}
+
+// givenReadOnly is default_transaction_read_only as the client or the database
+// gives it to a session that begins, nil if neither does.
+func (s *Session) givenReadOnly() *bool {
+	defer s.node.cluster.lock()()
+	on := true
+	switch v, ok := s.params["default_transaction_read_only"]; {
+	case ok:
+		on = isOn(v)
+	case !s.node.databaseReadOnlyLocked():
+		return nil
+	}
+	return &on
 }
 
 func (s *Session) setReady() {

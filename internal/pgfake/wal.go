@@ -7,12 +7,13 @@ import (
 
 // Record is one entry of a node's write-ahead log.
 type Record struct {
-	Token    string    // of a write; empty for a promotion or filler
+	Token    string    // of a write; empty for a promotion, a setting or filler
 	At       time.Time // of the commit, on the master
 	Timeline int
 	LSN      int64 // where the record ends
 
-	id uint64 // unique in the cluster: equal ids at an index mean equal logs up to it
+	id      uint64 // unique in the cluster: equal ids at an index mean equal logs up to it
+	setting *bool  // of AlterDatabase
 }
 
 // Log returns the committed writes that the node holds, oldest first.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestPromotionIsToldWithTheNextAnswer(t *testing.T) {
@@ -34,6 +36,34 @@ func TestDefaultReadOnlyIsToldAndObeyed(t *testing.T) {
 		equal(t, "shown", ask[string](t, conn, "show transaction_read_only"), "on")
 		do(t, conn, "set session characteristics as transaction read write", "write yes")
 		equal(t, "reported", conn.PgConn().ParameterStatus("default_transaction_read_only"), "off")
+	})
+}
+
+func TestDatabaseSettingIsKeptBySessionsBegunUnderIt(t *testing.T) {
+	bubble(t, func(t *testing.T, c *Cluster) {
+		master, replica := c.Node("pg1"), c.Node("pg2")
+		before := connect(t, master)
+		master.AlterDatabase(true)
+		during, there := connect(t, master), connect(t, replica)
+		equal(t, "the position", replica.State().LSN, StartLSN+WriteSize)
+		readOnly := func(conn *pgx.Conn) string { return ask[string](t, conn, "show transaction_read_only", pgx.QueryExecModeExec) }
+		equal(t, "begun before", readOnly(before), "off")
+		equal(t, "begun under it", readOnly(during), "on")
+		equal(t, "reported", during.PgConn().ParameterStatus("default_transaction_read_only"), "on")
+		_, err := during.Exec(t.Context(), "write no")
+		wantState(t, err, "25006")
+		replica.AlterDatabase(false) // which PostgreSQL refuses
+		equal(t, "begun after what a replica was told", readOnly(connect(t, master)), "on")
+
+		master.AlterDatabase(false)
+		equal(t, "begun after it", readOnly(connect(t, master)), "off")
+		equal(t, "begun under it, afterwards", readOnly(during), "on")
+		do(t, during, "set default_transaction_read_only = off", "write yes", "discard all")
+		equal(t, "begun under it, discarded", readOnly(during), "on")
+		master.Kill()
+		replica.Promote()
+		equal(t, "begun on a replica under it", readOnly(there), "on")
+		equal(t, "begun on the new master", readOnly(connect(t, replica)), "off")
 	})
 }
 
@@ -116,7 +146,14 @@ func TestFailoverLosesWhatWasNotReplayed(t *testing.T) {
 		equal(t, "master", c.Master(), next)
 		do(t, connect(t, next), "write new")
 
-		equal(t, "diverged replica streams", third.State().Streaming, false)
+		diverged := third.State()
+		equal(t, "diverged replica streams", diverged.Streaming, false)
+		equal(t, "its timeline", diverged.Timeline, 1)
+		equal(t, "its position", diverged.LSN, StartLSN+2*WriteSize)
+		equal(t, "the new master's", next.State().LSN, StartLSN+2*WriteSize) // of another write
+		equal(t, "what it holds", fmt.Sprint(tokens(third)), "[kept lost]")
+		do(t, connect(t, next), "write newer")
+		equal(t, "its position", third.State().LSN, diverged.LSN)
 		third.Follow()
 		equal(t, "rewound replica streams", third.State().Streaming, true)
 		equal(t, "its timeline", third.State().Timeline, 2)
