@@ -102,6 +102,7 @@ type NodeState struct {
 
 	// Report is the node's last good answer, and ReportedAt when the probe that fetched it was sent. Zero if there was
 	// none yet. While Status is StatusUp it is at most CheckInterval, 10 % of it, and CheckTimeout old.
+	// SystemID, and Timeline as long as the node is out of recovery, stay what it told last where it tells none.
 	Report     Report
 	ReportedAt time.Time
 	// CheckedAt is when the last finished probe was sent, whether answered or not.

@@ -149,6 +149,9 @@ func (n *NodeState) absorb(o observation) {
 	if report.SystemID == 0 {
 		report.SystemID = n.Report.SystemID // an address does not change its cluster by not telling it
 	}
+	if report.Timeline == 0 && !report.InRecovery && !n.Report.InRecovery {
+		report.Timeline = n.Report.Timeline // nor a master its timeline: the way to another leads through recovery
+	}
 	n.Report, n.ReportedAt = report, o.sent
 	took := max(o.at.Sub(o.sent), 1)
 	switch {
@@ -263,12 +266,13 @@ func (s *Snapshot) needMajority() {
 	}
 }
 
-// onlyOneMaster leaves one of several writable nodes on one timeline, which replication cannot produce: the incumbent,
-// also while it merely hangs, else the first. Two names of one server are both left.
+// onlyOneMaster leaves one of several writable nodes on one timeline, which replication cannot produce, or of which some
+// tell no timeline: one that tells it, for that is the newest there is; among equals the incumbent, also while it merely
+// hangs, else the first. Two names of one server are both left.
 func (s *Snapshot) onlyOneMaster() {
 	keep := -1
 	for i := range s.nodes {
-		if s.nodes[i].Role == RoleMaster && (keep < 0 || i == s.incumbent) {
+		if s.nodes[i].Role == RoleMaster && (keep < 0 || s.outweighs(i, keep)) {
 			keep = i
 		}
 	}
@@ -281,9 +285,24 @@ func (s *Snapshot) onlyOneMaster() {
 	s.incumbent = keep
 	for i := range s.nodes {
 		if n := &s.nodes[i]; n.Role == RoleMaster && i != keep && !n.Report.sameServer(&s.nodes[keep].Report) {
-			n.ban(StatusStale, fmt.Errorf("a second master on timeline %d beside %s", n.Report.Timeline, s.nodes[keep].Name))
+			n.ban(StatusStale, secondMaster(&n.Report, &s.nodes[keep]))
 		}
 	}
+}
+
+// outweighs reports whether node i of two masters is rather to be kept than k, which comes before it.
+func (s *Snapshot) outweighs(i, k int) bool {
+	if told := s.nodes[i].Report.Timeline != 0; told != (s.nodes[k].Report.Timeline != 0) {
+		return told
+	}
+	return i == s.incumbent
+}
+
+func secondMaster(r *Report, first *NodeState) error {
+	if r.Timeline == first.Report.Timeline && r.Timeline != 0 {
+		return fmt.Errorf("a second master on timeline %d beside %s", r.Timeline, first.Name)
+	}
+	return fmt.Errorf("a second master, on a timeline that it does not tell, beside %s", first.Name)
 }
 
 // anyMaster takes some master for the one that replicas are measured by, where there may be several.
@@ -305,9 +324,9 @@ func (r *Report) sameServer(o *Report) bool {
 		!r.StartTime.IsZero() && r.StartTime.Equal(o.StartTime)
 }
 
-// rivals reports whether both were masters as far as they said, and neither is known to be newer.
+// rivals reports whether both were masters as far as they said, and nothing speaks for o.
 func (r *Report) rivals(o *Report) bool {
-	return r.Role == RoleMaster && o.Role == RoleMaster && (r.Timeline == o.Timeline || r.Timeline == 0 || o.Timeline == 0)
+	return r.Role == RoleMaster && o.Role == RoleMaster && (r.Timeline == o.Timeline || o.Timeline == 0)
 }
 
 // follow measures how far each replica is behind the master.

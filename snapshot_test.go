@@ -162,6 +162,38 @@ func TestReduce(t *testing.T) {
 				w.sees(1, master(1, 9)).sees(0, with(master(1, 9), func(r *Report) { r.StartTime = time.Unix(5, 0) })).loses(1, StatusDown)
 			}, "M down suspect",
 		},
+		{
+			"a known timeline outweighs the incumbent, which tells none",
+			func(w *world) { w.sees(0, bare(RoleMaster)).sees(1, master(2, 9)) }, "stale M suspect",
+		},
+		{
+			"and the node before it in the configuration",
+			func(w *world) { w.sees(1, master(2, 9)).sees(0, bare(RoleMaster)) }, "stale M suspect",
+		},
+		{
+			"and the incumbent, which tells none and hangs",
+			func(w *world) { w.sees(0, bare(RoleMaster)).loses(0, StatusSuspect).sees(1, master(2, 9)) }, "suspect M suspect",
+		},
+		{
+			"a hung incumbent of a known timeline outweighs one that tells none",
+			func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusSuspect).sees(1, bare(RoleMaster)) }, "suspect stale suspect",
+		},
+		{
+			"a master whose probe is refused lately is superseded all the same",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(0, bare(RoleMaster)).sees(1, master(2, 9)).loses(1, StatusDown)
+			}, "stale down suspect",
+		},
+		{
+			"a master whose probe is refused lately keeps off the one before it",
+			func(w *world) { w.sees(0, master(2, 9)).sees(0, bare(RoleMaster)).sees(1, master(1, 9)) }, "M stale suspect",
+		},
+		{
+			"a timeline is not kept through recovery",
+			func(w *world) {
+				w.sees(0, master(1, 9)).sees(1, master(2, 9)).sees(0, bare(RoleReplica)).loses(1, StatusDown).sees(0, bare(RoleMaster))
+			}, "M down suspect",
+		},
 		{"two names of one server", func(w *world) { w.sees(0, master(1, 9)).sees(1, master(1, 9)) }, "M M suspect"},
 		{"two masters without timelines", func(w *world) { w.sees(1, bare(RoleMaster)).sees(0, bare(RoleMaster)) }, "stale M suspect"},
 		{"a cluster without timelines", func(w *world) { w.sees(0, bare(RoleMaster)).sees(1, bare(RoleReplica)) }, "M R suspect"},
