@@ -22,8 +22,8 @@ func (l *nodeLoad) lessThan(o *nodeLoad) bool {
 	return l.inUse()*o.limit < o.inUse()*l.limit
 }
 
-// leak finds connections that were hijacked. pgxpool does not tell of them, so they are lent for ever by our count; what
-// our count has too many at each of several looks was hijacked.
+// leak finds connections that were hijacked, of which pgxpool does not tell. They stay on our counts and are on its own no
+// longer. Other differences pass in a moment: what is there at each of several looks was hijacked.
 type leak struct {
 	least int64
 	looks int
@@ -31,7 +31,7 @@ type leak struct {
 
 const leakLooks = 8
 
-// look takes one more look, and returns by how much the count is too high once that is certain.
+// look takes one more look, and returns by how much our count is too high once that is certain.
 func (l *leak) look(extra int64) int64 {
 	if l.looks == 0 {
 		l.least = math.MaxInt64
@@ -44,13 +44,17 @@ func (l *leak) look(extra int64) int64 {
 	return max(l.least, 0)
 }
 
-// recount compares our count of lent connections with the pool's own. A hijacked connection is not the pool's any more
-// either, so it goes off both counts: what tryBorrow compares stays right.
+// recount compares our count of open connections with the pool's own. A hijacked one goes off both counts, so what
+// tryBorrow compares stays right. The count of lent ones can't be compared: between our count and the pool's own there is
+// always somebody, where many acquire at once. Connections are made and closed far less often. Ours are counted after the
+// pool has begun to make them, and before it has closed them, so one that is on the way makes our count too low. It is read
+// twice, for one may be closed meanwhile.
 func (n *nodePool) recount() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	lent, stat := n.load.lent.Load(), n.pool.Stat()
-	hijacked := n.leak.look(lent - n.waiting.Load() - int64(stat.AcquiredConns()+stat.ConstructingConns()))
+	open := n.load.open.Load()
+	total := int64(n.pool.Stat().TotalConns())
+	hijacked := n.leak.look(min(open, n.load.open.Load()) - total)
 	n.load.open.Add(-hijacked)
 	n.load.lent.Add(-hijacked)
 }
