@@ -238,21 +238,22 @@ func (n *nodePool) doubt(should func(context.Context, pgxpool.ShouldPingParams) 
 	}
 }
 
-func (n *nodePool) proven(c *pgx.Conn) (doubted bool) {
-	if _, doubted = n.unproven.LoadAndDelete(c); doubted {
+func (n *nodePool) proven(c *pgx.Conn) {
+	if _, doubted := n.unproven.LoadAndDelete(c); doubted {
 		n.doubts.Add(-1)
 	}
-	return doubted
 }
 
-// prove pings a connection that needs it.
+// prove pings a connection that needs it. If ctx ends before the ping is sent the connection is as good, or bad, as before,
+// and is still to be pinged by whoever gets it next.
 func (n *nodePool) prove(ctx context.Context, conn *pgxpool.Conn) error {
-	if !n.proven(conn.Conn()) {
+	if _, doubted := n.unproven.Load(conn.Conn()); !doubted {
 		return nil
 	}
 	if err := n.ping(ctx, conn.Ping); err != nil {
 		return &lostConnError{err}
 	}
+	n.proven(conn.Conn())
 	return nil
 }
 

@@ -495,3 +495,35 @@ func TestConnectionsThatEndInAfterConnectAreMadeLessAndLess(t *testing.T) {
 		}
 	})
 }
+
+func TestConnectionWhosePingWasNotSentIsPingedByTheNext(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var armed atomic.Bool
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+			p.MaxConns = 1
+			p.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool {
+				if armed.Swap(false) {
+					cancel() // too late for pgxpool, which lends the connection
+					return true
+				}
+				return false
+			}
+		}))
+		ready(t, pm)
+		acquire(t, pm.AcquireMaster).Release()
+		armed.Store(true)
+		if conn, err := pm.AcquireMaster(ctx); err == nil {
+			conn.Release()
+			t.Fatal("lent to a caller who is gone")
+		}
+		pids := c.Node("pg1").PIDs()
+		c.Node("pg1").Terminate(pids[len(pids)-1]) // the monitor's is the first
+		time.Sleep(2 * time.Second)                // nobody remembers the loss
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		if got := nodeOf(t, conn); got != "pg1" {
+			t.Errorf("served by %s", got)
+		}
+	})
+}
