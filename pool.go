@@ -274,6 +274,11 @@ func (n *nodePool) retire() {
 	n.service.Swap(newService()).end(&retiredError{n.name})
 }
 
+// end ends the last service. It has no successor, so that whoever gets hold of it late finds it ended too.
+func (n *nodePool) end() {
+	n.service.Load().end(&retiredError{n.name})
+}
+
 // sever shuts the node off: no more dials, and none of its idle connections is lent. It returns the sockets to cut.
 func (n *nodePool) sever(reason *NodeDownError) []*socket {
 	n.severed.Store(reason)

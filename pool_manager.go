@@ -275,8 +275,11 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		case restarted(old, new):
 			p.pool.Reset() // every connection of the old server is dead, and it came back between two probes
 		}
-		if changed || next.closed {
+		if changed {
 			p.retire()
+		}
+		if next.closed {
+			p.end()
 		}
 		if (changed || next.closed) && new.Status != StatusUp {
 			pm.cutAfter(0, p.givenUp(), net.ErrClosed)

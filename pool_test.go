@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -524,6 +525,34 @@ func TestConnectionWhosePingWasNotSentIsPingedByTheNext(t *testing.T) {
 		defer conn.Release()
 		if got := nodeOf(t, conn); got != "pg1" {
 			t.Errorf("served by %s", got)
+		}
+	})
+}
+
+func TestWaiterThatHasJustPickedWhenItIsClosedIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		picker := &heldPicker{name: "pg2:5432", chosen: make(chan struct{}), proceed: make(chan struct{})}
+		pm := open(t, c, func(config *Config) { config.Picker = picker })
+		ready(t, pm)
+		for range 4 { // the pool of pg2 is full
+			defer acquire(t, pm.AcquireReplica).Release()
+		}
+		picker.picks.Store(2)
+		ended := make(chan error)
+		go func() {
+			_, err := pm.AcquireReplica(t.Context())
+			ended <- err
+		}()
+		<-picker.chosen
+		go func() { _ = pm.Close(t.Context()) }()
+		synctest.Wait()
+		close(picker.proceed)
+		if took := timed(func() {
+			if err := <-ended; !errors.Is(err, ErrClosed) {
+				t.Error(err)
+			}
+		}); took != 0 {
+			t.Errorf("it took %v", took)
 		}
 	})
 }
