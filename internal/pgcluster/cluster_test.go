@@ -87,6 +87,27 @@ func TestPasswordIsAskedFor(t *testing.T) {
 	}
 }
 
+func TestNodesStartWithTheirFilesAndLines(t *testing.T) {
+	t.Parallel()
+	cluster := startCluster(t, Options{
+		Replicas:   1,
+		HBA:        []string{"host nowhere all samenet reject"},
+		Parameters: map[string]string{"include": "extra.conf"},
+		Prepare:    func(n *Node) error { return n.WriteFile("extra.conf", "hasql.note = 'of "+n.Name()+"'") },
+	})
+	for _, n := range cluster.Nodes() {
+		if got := scan[string](t, n, "show hasql.note"); got != "of "+n.Name() {
+			t.Errorf("%s: the setting is %q", n.Name(), got)
+		}
+		refused, err := pgx.ParseConfig(n.DSN())
+		must(t, err)
+		refused.Database = "nowhere"
+		if _, err := pgx.ConnectConfig(testContext(t), refused); pgCode(err) != "28000" {
+			t.Errorf("%s: what a line rejects got %v", n.Name(), err)
+		}
+	}
+}
+
 func TestStartTakesOtherPortsWhenItsOwnAreTaken(t *testing.T) {
 	t.Parallel()
 	if _, err := FindBinDir(); err != nil {

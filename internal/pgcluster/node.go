@@ -118,10 +118,24 @@ func (n *Node) create(seed base) error {
 	if n.cluster.opts.Password != "" {
 		method = "scram-sha-256"
 	}
-	if err := writeFor(a, n.settings.hbaFile, hba(method)); err != nil {
+	if err := writeFor(a, n.settings.hbaFile, hba(n.cluster.opts.HBA, method)); err != nil {
 		return n.errorf("%w", err)
 	}
+	if prepare := n.cluster.opts.Prepare; prepare != nil {
+		if err := prepare(n); err != nil {
+			return n.errorf("%w", err)
+		}
+	}
 	return n.configure(func(*settings) {})
+}
+
+// WriteFile replaces a file beside the node's data directory in one step: what is ../name to the server's settings. The
+// server alone may read it. It lasts as long as the cluster, whatever becomes of the data directory.
+func (n *Node) WriteFile(name, content string) error {
+	if err := writeFor(n.cluster.pg.account, filepath.Join(n.dir, name), content); err != nil {
+		return n.errorf("%w", err)
+	}
+	return nil
 }
 
 func (n *Node) dataDir() string     { return filepath.Join(n.dir, "data") }

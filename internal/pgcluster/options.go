@@ -24,6 +24,14 @@ type Options struct {
 	// characters. Default "": trust authentication. Only the node's own address is listened on either way.
 	Password string
 
+	// HBA are lines of pg_hba.conf that every node reads before the package's own, which let everybody in who is on the
+	// node's network, with the Password if there is one. Default nil: none.
+	HBA []string
+
+	// Prepare is called for each node before its first start, for all at once: it may put files beside the node with
+	// [Node.WriteFile] that Parameters name. Default nil: nothing is done.
+	Prepare func(*Node) error
+
 	// Hosts are where the nodes live, one for each. Default nil: all on 127.0.0.1.
 	Hosts []Host
 
@@ -121,7 +129,9 @@ func (s settings) render(parameters map[string]string) string {
 // A quote is doubled and a backslash too inside the quotes of postgresql.conf.
 var confEscaper = strings.NewReplacer(`'`, `''`, `\`, `\\`, "\n", `\n`)
 
-// hba renders pg_hba.conf for one method of authentication: for everybody in the host's network, be that this machine.
-func hba(method string) string {
-	return fmt.Sprintf("host all all samenet %[1]s\nhost replication all samenet %[1]s\n", method)
+// hba renders pg_hba.conf: the lines given, and one method of authentication for everybody in the host's network, be that
+// this machine.
+func hba(lines []string, method string) string {
+	all := append(slices.Clone(lines), "host all all samenet "+method, "host replication all samenet "+method)
+	return strings.Join(all, "\n") + "\n"
 }
