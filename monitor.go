@@ -197,19 +197,26 @@ func (m *monitor) connect(ctx context.Context) (err error) {
 	}
 	// pgx cleans up a connection that failed by dialling a cancel request, which would hang as the probe did, and
 	// outlive us.
-	var connected atomic.Bool
+	var connected, heard atomic.Bool
 	defer connected.Store(true)
 	dial := config.DialFunc
 	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if connected.Load() {
 			return nil, net.ErrClosed
 		}
-		return dial(ctx, network, addr)
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &heardConn{conn, &heard}, nil
 	}
 	m.connectedAt = time.Now()
 	m.conn, err = pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		m.conn = nil
+		if heard.Load() && !is[*pgconn.PgError](err) && !unanswered(err) {
+			return &refusalError{err}
+		}
 	}
 	return err
 }
@@ -245,7 +252,7 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 		o.status = StatusSuspect // the node wasn't even asked
 	case !a.connected && gone(a.err):
 		o.status = StatusDown
-	case is[*pgconn.PgError](a.err) || a.alive:
+	case is[*pgconn.PgError](a.err) || is[*refusalError](a.err) || a.alive:
 		m.suspectAt = time.Time{}
 		o.status = StatusSuspect // it refuses us (a wrong password, too many connections) or ends us, so it is alive
 	default:
@@ -295,8 +302,11 @@ func gone(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code == "57P03"
 	}
-	if errors.Is(err, syscall.ECONNREFUSED) || ended(err) {
+	if errors.Is(err, syscall.ECONNREFUSED) {
 		return true
+	}
+	if ended(err) {
+		return !is[*refusalError](err)
 	}
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Net == "unix" && errors.Is(err, syscall.ENOENT) // no socket file
@@ -309,8 +319,38 @@ func ended(err error) bool {
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code == "57P01" || pgErr.Code == "57P02"
 	}
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
+
+// heardConn notes whether anything was read from it.
+type heardConn struct {
+	net.Conn
+	heard *atomic.Bool
+}
+
+func (c *heardConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.heard.Store(true)
+	}
+	return n, err
+}
+
+// unanswered reports whether err is the end of a wait or comes from the network, in contrast to what the server said and to
+// what we think of that. Neither an alert of TLS nor the end of the connection is silence.
+func unanswered(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" || ended(err) {
+		return false
+	}
+	return is[net.Error](err) || errors.Is(err, context.Canceled)
+}
+
+// refusalError is a connection attempt that failed although the node answered, and not with an error of PostgreSQL's: its
+// certificate is not trusted, or ours is not; it has no TLS; it does not authenticate as it must.
+type refusalError struct{ err error }
+
+func (e *refusalError) Error() string { return e.err.Error() }
+func (e *refusalError) Unwrap() error { return e.err }
 
 // hookError is an error of the user's BeforeConnect, such as a token service that does not answer.
 type hookError struct{ err error }

@@ -2,12 +2,15 @@ package hasql
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -221,6 +224,63 @@ func TestLossOfTheMonitorsSessionAloneNeverCuts(t *testing.T) {
 			}
 			if _, err := conn.Exec(t.Context(), "write x"); err != nil {
 				t.Errorf("the hook %s: %v", name, err)
+			}
+		})
+	}
+}
+
+// endsWith is a connection that reads one byte, or none, and then fails.
+type endsWith struct {
+	net.Conn
+	bytes int
+	err   error
+}
+
+func (c *endsWith) Read(b []byte) (int, error) {
+	if c.bytes == 0 {
+		return 0, c.err
+	}
+	c.bytes--
+	return c.Conn.Read(b[:1])
+}
+
+func TestNodeThatAnswersIsNotDownThoughNobodyGetsIn(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		bytes int
+		err   error
+		want  Status
+	}{
+		{"its certificate is not trusted", 1, x509.UnknownAuthorityError{}, StatusSuspect},
+		{"it does not trust ours", 1, &net.OpError{Op: "remote error", Err: errors.New("tls: unknown certificate authority")}, StatusSuspect},
+		{"it hangs up in the middle", 1, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, StatusSuspect},
+		{"it falls silent in the middle", 1, os.ErrDeadlineExceeded, StatusDown},
+		{"it hangs up at once", 0, &net.OpError{Op: "read", Err: syscall.ECONNRESET}, StatusDown},
+	} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var broken atomic.Bool
+			pm := open(t, c, func(config *Config) {
+				conn := config.Nodes[0].Pool.ConnConfig
+				dial := conn.DialFunc
+				conn.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					socket, err := dial(ctx, network, addr)
+					if err == nil && broken.Load() {
+						socket = &endsWith{socket, test.bytes, test.err}
+					}
+					return socket, err
+				}
+			})
+			ready(t, pm)
+			conn := acquire(t, pm.AcquireMaster)
+			defer conn.Release()
+			broken.Store(true)
+			c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+			time.Sleep(5 * time.Second)
+			if s := status(pm, "pg1"); s != test.want {
+				t.Errorf("%s: pg1 is %s", test.name, s)
+			}
+			if _, err := conn.Exec(t.Context(), "write x"); (err == nil) != (test.want == StatusSuspect) {
+				t.Errorf("%s: %v", test.name, err)
 			}
 		})
 	}
