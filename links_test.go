@@ -38,6 +38,25 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
+// TestPlacesForChangesExist keeps the table "Where do I…" of CONTRIBUTING.md true when files are renamed.
+func TestPlacesForChangesExist(t *testing.T) {
+	contributing, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(contributing), "## Where do I…")
+	section, _, _ = strings.Cut(section, "\n## ")
+	places := regexp.MustCompile("`([^`]+(?:\\.go|/))`").FindAllStringSubmatch(section, -1)
+	if len(places) == 0 {
+		t.Error("no place is named")
+	}
+	for _, place := range places {
+		if _, err := os.Stat(place[1]); err != nil {
+			t.Errorf("%s does not exist", place[1])
+		}
+	}
+}
+
 func TestBrokenLinksAreFound(t *testing.T) {
 	repository := fstest.MapFS{
 		"README.md": {Data: []byte("# Title\n" +
