@@ -1,5 +1,5 @@
-// Package hasqlhttp shows the state of a cluster over HTTP: a status page that is to a [hasql.PoolManager] what HAProxy's
-// statistics page is to HAProxy, the same as JSON, and probes for whatever watches over the service.
+// Package hasqlhttp shows the state of a [hasql.PoolManager] over HTTP: as a status page, similar to HAProxy's statistics
+// page, and as JSON. It also answers the readiness and liveness probes of an orchestrator such as Kubernetes.
 //
 //	mux.Handle("/hasql", hasqlhttp.Handler(pool))
 //	mux.Handle("/readyz", hasqlhttp.Ready(pool, 1, 0))
@@ -7,19 +7,20 @@
 //
 // # The page
 //
-// [Handler] answers with a page that needs no JavaScript: each node with its role, status and the cause of it, timeline,
-// lag, latency, age of the evidence, and its pool; what became of acquires; and with a [History] the last transitions.
-// ?refresh=5 loads it anew every 5 seconds.
+// [Handler] serves a page that needs no JavaScript. It shows each node with its role, its status and the cause of the
+// status, its timeline, lag and latency, the age of the evidence, and its pool. It also shows the results of acquires
+// and, with a [History], the last transitions. ?refresh=5 reloads the page every 5 seconds.
 //
 // # JSON
 //
-// ?format=json, or an Accept header that says so, gives a [Status], whose shape is documented there and stable:
+// With ?format=json, or with an Accept header that asks for JSON, the answer is a [Status]. Its shape is documented there
+// and stable:
 //
 //	curl -s http://localhost:8080/hasql?format=json | jq '.nodes[] | select(.status != "up") | .name, .cause'
 //
 // # Safety
 //
-// The handlers answer GET and HEAD and change nothing. Their answers hold no DSN, no user and no password, and are neither
-// stored nor framed nor scripted. They do tell names of nodes and what is wrong with them: mount them where the world
-// outside does not reach.
+// The handlers answer GET and HEAD only, and change nothing. Their answers contain no DSN, no user and no password. Headers
+// forbid browsers to cache the answers, to show them in a frame and to run scripts in them. The answers do contain the names
+// of nodes and the causes of failures: mount the handlers where the public cannot reach them.
 package hasqlhttp

@@ -12,8 +12,8 @@ import (
 	"github.com/pghasql/hasql/hasqlhttp"
 )
 
-// A service mounts the page and the probes beside its own handlers. Here no node is up: that makes it unready, but no
-// less alive.
+// A service mounts the page and the probes beside its own handlers. In this example no node is up, so the service is not
+// ready, but it is live.
 func Example() {
 	ctx := context.Background()
 	config, err := hasql.ParseConfig(os.Getenv("DATABASE_URL")) // postgres://app@pg1,pg2,pg3/shop

@@ -11,13 +11,13 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// maxRefresh is the longest interval of a page that loads itself anew, in seconds.
+// maxRefresh is the longest interval, in seconds, at which the page reloads itself.
 const maxRefresh = 3600
 
 // Option changes what [Handler] shows.
 type Option func(*handler)
 
-// WithHistory shows the transitions that h has kept.
+// WithHistory makes [Handler] show the transitions that h has recorded.
 func WithHistory(h *History) Option {
 	return func(s *handler) { s.history = h }
 }
@@ -27,12 +27,12 @@ type handler struct {
 	history *History
 }
 
-// Handler shows the state of pm: as a page, or as the JSON of [Status] if the query says format=json or the Accept header
-// asks for application/json and not for text/html. With refresh=N in the query the page loads itself anew every N
-// seconds, 1 to 3600. It works at any path.
+// Handler shows the state of pm. It answers with a page, or with the JSON of [Status] if the query has format=json or if
+// the Accept header asks for application/json and not for text/html. With refresh=N in the query the page reloads itself
+// every N seconds; N is from 1 to 3600. The handler works at any path.
 //
-// It answers GET and HEAD alone and changes nothing. It shows names of nodes and why they fail, but neither users nor
-// passwords nor the DSN: good for eyes inside, not for the whole world.
+// It answers GET and HEAD only and changes nothing. It shows the names of nodes and the causes of failures, but neither
+// users nor passwords nor the DSN. Mount it where the public cannot reach it.
 func Handler(pm *hasql.PoolManager, options ...Option) http.Handler {
 	h := &handler{pm: pm}
 	for _, option := range options {
@@ -47,7 +47,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	asJSON := wantsJSON(r)
 	if format := query.Get("format"); format != "" {
 		if format != "json" && format != "html" {
-			http.Error(w, "format is json or html", http.StatusBadRequest)
+			http.Error(w, "format must be json or html", http.StatusBadRequest)
 			return
 		}
 		asJSON = format == "json"
@@ -56,7 +56,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 	if query.Has("refresh") {
 		n, err := strconv.Atoi(query.Get("refresh"))
 		if err != nil || n < 1 || n > maxRefresh {
-			http.Error(w, fmt.Sprintf("refresh is a number of seconds from 1 to %d", maxRefresh), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("refresh must be a number of seconds from 1 to %d", maxRefresh), http.StatusBadRequest)
 			return
 		}
 		refresh = n
@@ -76,7 +76,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "hasqlhttp: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Write(body.Bytes()) // an error means that nobody reads it
+	w.Write(body.Bytes()) // an error means that the client is gone
 }
 
 func wantsJSON(r *http.Request) bool {
@@ -84,8 +84,8 @@ func wantsJSON(r *http.Request) bool {
 	return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html")
 }
 
-// readOnly refuses methods that could be meant to change something, and keeps answers from being stored, sniffed, framed or
-// scripted.
+// readOnly refuses all methods but GET and HEAD. It sets headers that forbid browsers to cache an answer, to guess its type,
+// to show it in a frame, and to run scripts in it.
 func readOnly(serve http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()

@@ -11,29 +11,29 @@ import (
 // historySize is how many transitions a History keeps.
 const historySize = 50
 
-// History keeps the last 50 transitions of a PoolManager's nodes, for [WithHistory]. The zero value is ready to be used,
-// and safe for concurrent use.
+// History keeps the last 50 transitions of a PoolManager's nodes, for [WithHistory]. The zero value is ready for use. A
+// History is safe for concurrent use.
 type History struct {
 	mu   sync.Mutex
 	last []Transition // oldest first
 }
 
-// Transition is one change of a node.
+// Transition is one change of a node's role or status.
 type Transition struct {
 	At   time.Time `json:"at"`
 	Node string    `json:"node"`
-	// Role and Status are what the node became, WasRole and WasStatus what it was, in the words of [Node].
+	// Role and Status are the new ones, WasRole and WasStatus the old ones. The values are those of [Node].
 	Role      string `json:"role"`
 	Status    string `json:"status"`
 	WasRole   string `json:"was_role"`
 	WasStatus string `json:"was_status"`
-	// Cause is why Status isn't up; "" if it is.
+	// Cause is why the new status is not up; "" if it is up.
 	Cause string `json:"cause"`
-	// NoMasterSeconds is how long no master had been known before this node became it; null for other transitions.
+	// NoMasterSeconds is how long no master was known before this node became the master; null for other transitions.
 	NoMasterSeconds *float64 `json:"no_master_seconds"`
 }
 
-// Hooks returns hooks that record transitions and then call those of next, to be set as [hasql.Config.Hooks].
+// Hooks returns hooks that record each transition and then call the hooks of next. Set the result as [hasql.Config.Hooks].
 func (h *History) Hooks(next hasql.Hooks) hasql.Hooks {
 	return hasql.Hooks{
 		NodeChanged: func(old, new hasql.NodeState) {
@@ -64,7 +64,8 @@ func (h *History) record(old, new hasql.NodeState) {
 	})
 }
 
-// recordGap adds to the transition that made a node the master, which was recorded just before, what came before it.
+// recordGap adds the time without a master to the transition that made a node the master. That transition was recorded just
+// before.
 func (h *History) recordGap(master string, gap time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,7 +77,7 @@ func (h *History) recordGap(master string, gap time.Duration) {
 	}
 }
 
-// newestFirst returns a copy.
+// newestFirst returns a copy of the transitions.
 func (h *History) newestFirst() []Transition {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -27,19 +27,19 @@ var (
 		"symbol":  func(status string) string { return symbols[status] },
 	}).Parse(pageSource))
 
-	// contentSecurityPolicy allows the page's own style and nothing else: no script, no frame, no request.
+	// contentSecurityPolicy allows the page's own style and nothing else: no scripts, no frames, no requests.
 	contentSecurityPolicy = fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 		digest(pageStyle))
 )
 
-// symbols tell the statuses apart for those who don't see the colours.
+// symbols show the status to readers who cannot see the colours.
 var symbols = map[string]string{"up": "✓", "suspect": "?", "down": "✕", "stale": "⚠", "foreign": "⚠"}
 
-// view is what the page is made of.
+// view is the input of the page's template.
 type view struct {
 	*Status
 	Refresh   int   // seconds, 0 for never
-	Refreshes []int // to choose from
+	Refreshes []int // intervals that the page offers
 	Style     template.CSS
 }
 
@@ -60,7 +60,7 @@ func renderPage(w io.Writer, s *Status, refresh int) error {
 	return page.Execute(w, view{Status: s, Refresh: refresh, Refreshes: []int{1, 5, 30}, Style: template.CSS(pageStyle)})
 }
 
-// inWords takes what the fields of a Status are: a number of seconds, or nil.
+// inWords writes a number of seconds as text. nil means unknown.
 func inWords(s *float64) string {
 	if s == nil {
 		return "unknown"

@@ -10,16 +10,16 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// Ready answers 200 while there are at least so many masters and replicas, which mean what they mean to
-// [hasql.PoolManager.Ready], and 503 with a line for each node otherwise: a readiness probe. It tells the present and never
-// waits. Counts that can't be met answer 500.
+// Ready answers a readiness probe: 200 while there are at least so many masters and replicas, otherwise 503 with a line for
+// each node. The counts have the same meaning as in [hasql.PoolManager.Ready]. The handler reports the current state and
+// never waits. If there are too few nodes for the counts, it answers 500.
 //
-// An instance that is not ready gets no requests, and when the database is away that holds for all of them. Ask for no
-// more than the service can't do without: Ready(pm, 0, 1) for one that mostly reads.
+// An instance that is not ready gets no requests, and when the database is down no instance is ready. Ask only for nodes
+// that the service cannot work without: Ready(pm, 0, 1) for a service that mostly reads.
 func Ready(pm *hasql.PoolManager, masters, replicas int) http.Handler {
 	return readOnly(func(w http.ResponseWriter, r *http.Request) {
 		present, cancel := context.WithCancel(r.Context())
-		cancel() // Ready looks before it waits, and does not wait with a context that has ended
+		cancel() // Ready checks the nodes before it waits; with an ended context it does not wait
 		err := pm.Ready(present, masters, replicas)
 		missing, ok := errors.AsType[*hasql.NoNodeError](err)
 		switch {
@@ -35,8 +35,8 @@ func Ready(pm *hasql.PoolManager, masters, replicas int) http.Handler {
 	})
 }
 
-// Live answers 200 until pm is closed, then 503: a liveness probe. The state of the database plays no part, as starting
-// a service anew does not mend that.
+// Live answers a liveness probe: 200 until pm is closed, then 503. It does not depend on the state of the database, because
+// a restart of the service would not repair the database.
 func Live(pm *hasql.PoolManager) http.Handler {
 	return readOnly(func(w http.ResponseWriter, _ *http.Request) {
 		if isClosed(pm) {
@@ -47,7 +47,7 @@ func Live(pm *hasql.PoolManager) http.Handler {
 	})
 }
 
-// explain says what is missing and what each node looks like.
+// explain returns what was wanted, what there is, and a line about each node.
 func explain(e *hasql.NoNodeError) string {
 	var b strings.Builder
 	roles := make(map[hasql.Role]int)

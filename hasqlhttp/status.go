@@ -11,74 +11,74 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// Status is what a PoolManager knows and has counted, as a document: [Handler] serves it as JSON and shows it as a page.
+// Status holds what a PoolManager knows about the nodes and what it has counted. [Handler] serves it as JSON and as a page.
 //
-// Its shape is stable: fields may be added, none is renamed or removed before the next major version. The unit of a number
-// stands in its name, times are RFC 3339, and null means unknown.
+// Its shape is stable: a new version may add fields, but only a new major version may rename or remove one. The name of a
+// number contains its unit. Times are in the format of RFC 3339. null means unknown.
 type Status struct {
-	// At is when the document was made.
+	// At is the time when the document was made.
 	At time.Time `json:"at"`
-	// Closed is true once the PoolManager was closed. The rest is then what it knew last.
+	// Closed is true if the PoolManager is closed. The other fields then hold the last known values.
 	Closed bool `json:"closed"`
-	// Masters and Replicas are how many nodes may be written to and how many only read from.
+	// Masters is the number of nodes that accept writes. Replicas is the number of nodes that accept only reads.
 	Masters  int `json:"masters"`
 	Replicas int `json:"replicas"`
-	// NoMasterSeconds is how long no master has been known; null while there is one.
+	// NoMasterSeconds is how long no master has been known; null while there is a master.
 	NoMasterSeconds *float64 `json:"no_master_seconds"`
 	// Nodes are in the order of the configuration.
 	Nodes []Node `json:"nodes"`
-	// Targets holds what became of acquires, by what they asked for: any, master, replica, prefer_replica.
+	// Targets counts acquires by what they asked for: any, master, replica, prefer_replica.
 	Targets map[string]Target `json:"targets"`
-	// Transitions are the last changes of nodes, newest first; null if no [History] is kept.
+	// Transitions are the last changes of nodes, newest first; null without a [History].
 	Transitions []Transition `json:"transitions"`
 }
 
 // Node is one node of the cluster.
 type Node struct {
-	// Name is the host and port, unless the configuration gives another.
+	// Name is the host and port, unless the configuration sets another name.
 	Name string `json:"name"`
-	// Zone is the availability zone, "" if none was configured.
+	// Zone is the availability zone; "" if none is configured.
 	Zone string `json:"zone"`
 	// Role is master, replica or unknown. It is unknown unless Status is up.
 	Role string `json:"role"`
 	// Status is up, suspect, down, stale or foreign, as [hasql.Status] explains them.
 	Status string `json:"status"`
-	// Cause is why Status isn't up, on one line; "" if it is.
+	// Cause is why Status is not up, on one line; "" if it is up.
 	Cause string `json:"cause"`
-	// Since is when Role and Status became what they are.
+	// Since is the time when Role or Status changed last.
 	Since time.Time `json:"since"`
 
-	// Timeline and LSN are what the node said of itself last; LSN is the replay position of a replica.
+	// Timeline and LSN are from the node's last answer. The LSN of a replica is its replay position.
 	Timeline *uint32 `json:"timeline"`
 	LSN      *string `json:"lsn"`
-	// LagBytes and LagSeconds are how far it is behind the master, 0 for the master itself.
+	// LagBytes and LagSeconds are how far the node is behind the master; 0 for the master itself.
 	LagBytes   *uint64  `json:"lag_bytes"`
 	LagSeconds *float64 `json:"lag_seconds"`
-	// LatencySeconds is what a probe takes, averaged over the last few.
+	// LatencySeconds is the time that a probe takes, averaged over the last few probes.
 	LatencySeconds *float64 `json:"latency_seconds"`
-	// EvidenceAgeSeconds is how long ago the last answered probe was sent.
+	// EvidenceAgeSeconds is the time since the last answered probe was sent.
 	EvidenceAgeSeconds *float64 `json:"evidence_age_seconds"`
 
 	Pool Pool `json:"pool"`
-	// Acquires counts the connections lent, by what was asked for, with the keys of [Status.Targets].
+	// Acquires counts the connections that the node's pool has lent. The keys are those of [Status.Targets].
 	Acquires map[string]int64 `json:"acquires"`
 }
 
 // Pool is the state of one node's connection pool, in connections.
 type Pool struct {
 	InUse   int `json:"in_use"`  // lent
-	Idle    int `json:"idle"`    // ready to be lent
+	Idle    int `json:"idle"`    // open and not lent
 	Opening int `json:"opening"` // being established
-	Max     int `json:"max"`     // limit of the three together
-	Waiting int `json:"waiting"` // acquires that queue for one
+	Max     int `json:"max"`     // limit of in_use, idle and opening together
+	Waiting int `json:"waiting"` // acquires that wait for a connection
 }
 
-// Target is what became of the acquires that asked for one kind of node.
+// Target counts the acquires that asked for one kind of node.
 type Target struct {
 	Acquires    int64   `json:"acquires"`     // connections lent
 	Waits       int64   `json:"waits"`        // acquires that found no connection idle
-	WaitSeconds float64 `json:"wait_seconds"` // spent by them in all
-	Failures    int64   `json:"failures"`     // acquires that failed, their caller's context included
+	WaitSeconds float64 `json:"wait_seconds"` // total time of these waits
+	Failures    int64   `json:"failures"`     // acquires that failed, also because their context ended
 }
 
 // targetNames are the keys of [Status.Targets].
@@ -89,8 +89,8 @@ var targetNames = map[hasql.Target]string{
 	hasql.TargetPreferReplica: "prefer_replica",
 }
 
-// NewStatus makes the document of this moment. It takes a lock of each pool for a moment and never waits for a node.
-// history may be nil.
+// NewStatus returns the current Status. It holds each pool's lock for a moment and never waits for a node. history may be
+// nil.
 func NewStatus(pm *hasql.PoolManager, history *History) *Status {
 	now, snapshot, stat := time.Now(), pm.Snapshot(), pm.Stat()
 	s := &Status{
@@ -151,13 +151,13 @@ func newNode(n *hasql.NodeStat) Node {
 
 func seconds(d time.Duration) *float64 { return new(d.Seconds()) }
 
-// isClosed asks by a wait for nothing, which only the end of pm makes fail.
+// isClosed reports whether pm is closed. Ready(0, 0) waits for nothing and fails only then.
 func isClosed(pm *hasql.PoolManager) bool {
 	return errors.Is(pm.Ready(context.Background(), 0, 0), hasql.ErrClosed)
 }
 
-// reason is the cause of a node's state on one line, without the names of users and databases that servers put into their
-// words when they refuse a login.
+// reason returns the cause of a node's status on one line. It leaves out the server's own message where that may contain the
+// name of a user or a database, as in a refused login.
 func reason(err error) string {
 	if err == nil {
 		return ""
@@ -168,7 +168,7 @@ func reason(err error) string {
 	}
 	words := "the server reported an error"
 	switch {
-	case strings.HasPrefix(pgErr.Code, "57"): // starting, stopping, terminated, cancelled: no names in these
+	case strings.HasPrefix(pgErr.Code, "57"): // starting, stopping, terminated, cancelled: these messages contain no names
 		words = pgErr.Message
 	case strings.HasPrefix(pgErr.Code, "28"):
 		words = "the server refused the login"
