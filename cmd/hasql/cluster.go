@@ -21,35 +21,36 @@ its options. Without a DSN the command takes DATABASE_URL, and without that PGHO
 Do not put a password into the command line: ps shows it to everybody on this machine. Put it into DATABASE_URL, a
 service file (PGSERVICE) or a password file (~/.pgpass).`
 
-// closeLimit is the patience with nodes when a command ends.
+// closeLimit is how long a command waits for its connections to close when it ends.
 const closeLimit = 2 * time.Second
 
-// configure reads the DSN of the arguments or of the environment. The errors are ready to be returned from a command.
+// configure reads the DSN from the arguments or from the environment. A command can return its errors as they are.
 func configure(cmd *cobra.Command, args []string) (*hasql.Config, error) {
 	dsn := os.Getenv("DATABASE_URL")
 	if len(args) > 0 {
 		dsn = args[0]
 	}
 	if dsn == "" && cmp.Or(os.Getenv("PGHOST"), os.Getenv("PGHOSTADDR"), os.Getenv("PGSERVICE")) == "" {
-		return nil, failed(cmd, exitUnable, errors.New("which cluster? Give a DSN or set DATABASE_URL"))
+		return nil, failed(cmd, exitUnable, errors.New("no cluster is named; give a DSN or set DATABASE_URL"))
 	}
 	config, err := hasql.ParseConfig(dsn)
 	if err != nil {
 		return nil, failed(cmd, exitUnable, err)
 	}
 	for _, n := range config.Nodes {
-		n.Pool.MinConns, n.Pool.MinIdleConns = 0, 0 // a look needs no connections in store
+		n.Pool.MinConns, n.Pool.MinIdleConns = 0, 0 // a command needs no spare connections
 		if n.Pool.ConnConfig.RuntimeParams["application_name"] == "" {
 			n.Pool.ConnConfig.RuntimeParams["application_name"] = "hasql"
 		}
 	}
 	if len(args) > 0 && holdsPassword(args[0], config) {
-		fmt.Fprintln(cmd.ErrOrStderr(), "hasql: warning: the password on the command line is for everybody on this machine to see; set DATABASE_URL instead")
+		fmt.Fprintln(cmd.ErrOrStderr(), "hasql: warning: everybody on this machine can see the password on the command line; set DATABASE_URL instead")
 	}
 	return config, nil
 }
 
-// holdsPassword reports whether the password that a DSN leads to stands in its text.
+// holdsPassword reports whether the text of a DSN contains its password. The password may also come from a file or from the
+// environment.
 func holdsPassword(dsn string, config *hasql.Config) bool {
 	if plain, err := url.PathUnescape(dsn); err == nil {
 		dsn = plain
@@ -58,7 +59,7 @@ func holdsPassword(dsn string, config *hasql.Config) bool {
 	return password != "" && strings.Contains(dsn, password)
 }
 
-// open starts the PoolManager of a command, which close ends.
+// open starts the PoolManager of a command. The caller must call closeAll at the end.
 func open(cmd *cobra.Command, config *hasql.Config) (pm *hasql.PoolManager, closeAll func(), err error) {
 	pm, err = hasql.NewWithConfig(cmd.Context(), config)
 	if err != nil {
@@ -67,11 +68,12 @@ func open(cmd *cobra.Command, config *hasql.Config) (pm *hasql.PoolManager, clos
 	return pm, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), closeLimit)
 		defer cancel()
-		pm.Close(ctx) // what is left after that ends with the process
+		pm.Close(ctx) // the end of the process closes what is left after that
 	}, nil
 }
 
-// failed makes err the end of a command, or its interruption if that is what ended it.
+// failed returns the error that ends a command with a status. If the command was interrupted, the error says that instead of
+// err.
 func failed(cmd *cobra.Command, status int, err error) error {
 	if cmd.Context().Err() != nil {
 		return &exitError{exitInterrupted, cmd.Name() + ": interrupted"}
@@ -79,7 +81,7 @@ func failed(cmd *cobra.Command, status int, err error) error {
 	return &exitError{status, cmd.Name() + ": " + strings.TrimPrefix(err.Error(), "hasql: ")}
 }
 
-// counted writes a number with its noun.
+// counted returns a number with its noun, in the plural if it is not 1.
 func counted(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun

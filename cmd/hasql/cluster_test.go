@@ -33,7 +33,7 @@ func TestNoUsageErrorRepeatsADSN(t *testing.T) {
 
 func TestWhichCluster(t *testing.T) {
 	for _, command := range [][]string{{"status"}, {"wait"}, {"exec", "-c", "select 1"}} {
-		invoke(t, command...).expect(t, exitUnable, "", "Give a DSN or set DATABASE_URL")
+		invoke(t, command...).expect(t, exitUnable, "", "give a DSN or set DATABASE_URL")
 	}
 	t.Setenv("DATABASE_URL", "mysql://nowhere")
 	invoke(t, "status").expect(t, exitUnable, "", `scheme "mysql"`)
@@ -48,7 +48,7 @@ func TestWhichCluster(t *testing.T) {
 }
 
 func TestPasswordOnTheCommandLineIsWarnedOf(t *testing.T) {
-	const warning = "the password on the command line"
+	const warning = "see the password on the command line"
 	for _, dsn := range []string{
 		"postgres://app:" + secret + "@127.0.0.1:1/shop",
 		"postgres://app:hush%2Dhush@127.0.0.1:1/shop",

@@ -19,19 +19,21 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-const demoLong = `Starts a PostgreSQL cluster on this machine, one master and two replicas, lets writers and readers work on
-it through hasql, kills the master, freezes its successor, switches over, repairs what it broke, and says what
-the application saw of it. Everything lives in a temporary folder and is gone at the end. A page shows it live.
+const demoLong = `Starts a PostgreSQL cluster on this machine: one master and two replicas. Writers and readers work on it through
+hasql. The demo kills the master, freezes the next master, switches over, and repairs each time what it broke. At
+the end it prints what the application saw. A page shows everything live. All files are in a temporary folder,
+which is removed at the end.
 
-With --hold nothing happens by itself: the page has buttons that break and repair the cluster, until Ctrl-C.
+With --hold the demo breaks nothing by itself: the page has buttons that break and repair the cluster, until Ctrl-C.
 
-With --dsn the same application works on a cluster that is there, until Ctrl-C, and nothing is broken. It makes the
-tables hasql_demo_ledger and hasql_demo_probe, replacing those of an earlier run: one demo per database. Its log and
-the page, also as JSON under /api/state, tell of each outage as the application felt it and as it was without hasql.
+With --dsn the same application works on your cluster until Ctrl-C, and the demo breaks nothing. It makes the tables
+hasql_demo_ledger and hasql_demo_probe and replaces those of an earlier run, so run one demo at a time in a database.
+It reports each outage twice: as the application saw it, and as direct connections to the cluster saw it. The reports
+are in the log, on the page, and as JSON under /api/state.
 
-Exit status: 0 if every promise held, 1 if one was broken, 2 if the demo could not run.`
+Exit status: 0 if every promise was kept, 1 if one was broken, 2 if the demo could not run.`
 
-// defaultListen is where the page is if nothing else is said, or on one of the next ports if that is taken.
+// defaultListen is the address of the page. If the port is taken, the page gets one of the next ports.
 const (
 	defaultListen = "127.0.0.1:8080"
 	portsToTry    = 20
@@ -71,16 +73,16 @@ func newDemoCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&options.DSN, "dsn", "", "watch the cluster of this `DSN`, until interrupted")
 	flags.BoolVar(&options.Hold, "hold", false, "leave the faults to the page's buttons, until interrupted")
-	flags.StringVar(&listen, "listen", defaultListen, "`address` of the page, \"\" for none; the next free port if none is given")
-	flags.StringSliceVar(&options.Faults, "faults", demo.Faults, "what happens to the master, in this `order`")
-	flags.IntVar(&options.Runs, "runs", 1, "`number` of times that the faults happen")
-	flags.BoolVarP(&options.Verbose, "verbose", "v", false, "show what hasql notices and each failed operation")
+	flags.StringVar(&listen, "listen", defaultListen, "`address` of the page, \"\" for no page; if the default port is taken, the next free one is used")
+	flags.StringSliceVar(&options.Faults, "faults", demo.Faults, "faults of the master, in this `order`")
+	flags.IntVar(&options.Runs, "runs", 1, "`number` of times to repeat the faults")
+	flags.BoolVarP(&options.Verbose, "verbose", "v", false, "print what hasql notices and each failed operation")
 	flags.BoolVar(&asJSON, "json", false, "write the result to stdout as JSON, and everything else to stderr")
 	cmd.MarkFlagsMutuallyExclusive("dsn", "hold")
 	return cmd
 }
 
-// listenOn listens on an address or, if nextPort, on one of the ports after it when it is taken.
+// listenOn listens on an address. If its port is taken and nextPort is true, it tries the ports after it.
 func listenOn(address string, nextPort bool) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	if err == nil || !nextPort {
@@ -106,7 +108,7 @@ func runDemo(ctx context.Context, options demo.Options, asJSON bool, stdout io.W
 	case err != nil:
 		return &exitError{exitUnable, "demo: could not run: " + err.Error()}
 	case result == nil:
-		return nil // it went on until it was interrupted
+		return nil // the demo ran until it was interrupted
 	}
 	if asJSON {
 		encoder := json.NewEncoder(stdout)
@@ -116,7 +118,7 @@ func runDemo(ctx context.Context, options demo.Options, asJSON bool, stdout io.W
 		}
 	}
 	if !result.Kept {
-		return &exitError{exitNo, "demo: broken: " + strings.Join(result.Broken(), "; ")}
+		return &exitError{exitNo, "demo: broken promises: " + strings.Join(result.Broken(), "; ")}
 	}
 	return nil
 }
@@ -133,7 +135,7 @@ or set PGBINDIR to the folder that holds postgres, initdb, pg_basebackup, pg_rew
 No server needs to run: the demo starts its own.`
 }
 
-// wantsColor reports whether w is a terminal whose user did not ask for plain text; see https://no-color.org.
+// wantsColor reports whether w is a terminal and the user did not turn colours off; see https://no-color.org.
 func wantsColor(w io.Writer) bool {
 	file, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"

@@ -15,22 +15,22 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-const execLong = `Runs statements on one connection to a node of the kind that is asked for, one -c after the other, and stops at the
-first that fails. It waits for such a node like any service that uses hasql. Without --master, --replica,
---prefer-replica or --any the DSN's target_session_attrs counts, and without that it is the master.
+const execLong = `Runs statements on one connection, one -c after the other, and stops at the first statement that fails. --master,
+--replica, --prefer-replica and --any choose the node. Without them the DSN's target_session_attrs chooses it, and
+without that it is the master. If no such node is available, the command waits for one.
 
-The statements of one -c, or of one file, are sent as one: they are a transaction unless they say otherwise.
+The statements of one -c, or of one file, are sent together: they are one transaction unless they contain begin and commit.
 
-Results are tables for people to read, with control characters as \n or \x1b. For programs there are --csv, in which null is
-nothing, and --json, which writes an array of objects for each result; of two columns x the second is called x_2.
+Results are printed as tables; control characters are printed as \n or \x1b. --csv and --json are for programs. In CSV a
+null is an empty field. JSON has one array of objects for each result; of two columns named x the second is named x_2.
 
 ` + dsnHelp + `
 
-Exit status: 0 if every statement succeeded, 1 if one failed (those before it have taken effect), 2 if it could not run
-(wrong use, a DSN that makes no sense, an unreadable file), 3 if no node that fits had a connection in time; 130 after
+Exit status: 0 if every statement succeeded; 1 if one failed (the statements before it have taken effect); 2 if the command
+could not run (wrong usage, an invalid DSN, an unreadable file); 3 if no fitting node had a connection in time; 130 after
 Ctrl-C, which also cancels the running statement.`
 
-// targetFlags choose the node; at most one of them is given.
+// targetFlags choose the node. The user gives at most one of them.
 var targetFlags = []struct {
 	name   string
 	target hasql.Target
@@ -42,18 +42,18 @@ var targetFlags = []struct {
 	{"any", hasql.TargetAny, "run on any node that is up"},
 }
 
-// statements are the flags that say what to run.
+// statements are the flags that hold the SQL to run.
 type statements struct {
 	commands []string
 	file     string
 }
 
-// read returns what is to be sent, one round each.
+// read returns the texts to send. Each text may hold several statements.
 func (s statements) read(stdin io.Reader) ([]string, error) {
 	switch s.file {
 	case "":
 		if len(s.commands) == 0 {
-			return nil, errors.New("nothing to run: give -c or -f")
+			return nil, errors.New("there is nothing to run: give -c or -f")
 		}
 		return s.commands, nil
 	case "-":
@@ -108,14 +108,14 @@ func newExecCommand() *cobra.Command {
 	return cmd
 }
 
-// wantedTarget is what the flags say, else what the DSN says, else the master.
+// wantedTarget returns the target of the flags, else that of the DSN, else the master.
 func wantedTarget(cmd *cobra.Command, ofDSN hasql.Target) hasql.Target {
 	for _, f := range targetFlags {
 		if on, err := cmd.Flags().GetBool(f.name); err == nil && on {
 			return f.target
 		}
 	}
-	return cmp.Or(ofDSN, hasql.TargetMaster) // TargetAny, the zero value, is also what a DSN without a word on it gives
+	return cmp.Or(ofDSN, hasql.TargetMaster) // TargetAny is the zero value, which a DSN without target_session_attrs has
 }
 
 // execute runs each statement on one connection to a node of the configuration's target.
@@ -145,7 +145,7 @@ func execute(cmd *cobra.Command, config *hasql.Config, sqls []string, p printer)
 	return nil
 }
 
-// send sends one text of statements in the simple protocol, in which it may hold several, and whose values are text already.
+// send sends one text in the simple protocol: there a text may hold several statements, and the server sends values as text.
 func send(cmd *cobra.Command, conn *pgconn.PgConn, sql string, p printer) error {
 	results := conn.Exec(cmd.Context(), sql)
 	var failure error
@@ -161,7 +161,7 @@ func send(cmd *cobra.Command, conn *pgconn.PgConn, sql string, p printer) error 
 	return nil
 }
 
-// show writes one result. Its error is the writer's: that of the server comes out at the end of all results.
+// show writes one result. Its error is that of the writer; the server's error comes at the end of all results.
 func show(result *pgconn.ResultReader, p printer) error {
 	fields := result.FieldDescriptions()
 	if err := p.begin(fields); err != nil {
@@ -179,7 +179,7 @@ func show(result *pgconn.ResultReader, p printer) error {
 	return p.end(tag)
 }
 
-// explained adds to a server's error what else the server said of it.
+// explained adds detail, hint and context to a server's error.
 func explained(err error) error {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {

@@ -1,4 +1,5 @@
-// Command hasql shows what the library github.com/pghasql/hasql does. "hasql help" lists what it can do.
+// Command hasql shows the state of a PostgreSQL cluster, waits for its nodes, runs statements on them, and demonstrates
+// failovers, through the library github.com/pghasql/hasql. "hasql help" lists its commands.
 package main
 
 import "os"

@@ -15,11 +15,11 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// progressAfter is how long something takes before it is worth a word.
+// progressAfter is how long a wait may take before it is shown.
 const progressAfter = time.Second
 
-// showProgress tells on w, once a second, what is waited for and how the nodes are, in one line that it rewrites and in
-// the end removes. If w is no terminal it does nothing. The function it returns ends it.
+// showProgress writes to w, once a second, what the command waits for and the state of the nodes. It rewrites a single line
+// and removes that line at the end. If w is not a terminal it does nothing. The caller must call stop.
 func showProgress(ctx context.Context, w io.Writer, pm *hasql.PoolManager, wanted string) (stop func()) {
 	width, ok := terminalWidth(w)
 	if !ok {
@@ -52,7 +52,7 @@ func showProgress(ctx context.Context, w io.Writer, pm *hasql.PoolManager, wante
 	}
 }
 
-// nodesInShort names every node and how it is.
+// nodesInShort returns every node's name, status and role.
 func nodesInShort(pm *hasql.PoolManager) string {
 	var parts []string
 	for n := range pm.Snapshot().Nodes() {
@@ -65,7 +65,7 @@ func nodesInShort(pm *hasql.PoolManager) string {
 	return strings.Join(parts, ", ")
 }
 
-// terminalWidth returns the columns of w if it is a terminal.
+// terminalWidth returns the number of columns of w if w is a terminal.
 func terminalWidth(w io.Writer) (columns int, ok bool) {
 	file, ok := w.(*os.File)
 	if !ok || os.Getenv("TERM") == "dumb" {

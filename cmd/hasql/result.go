@@ -13,10 +13,10 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// printer writes results one after the other: begin, its rows, end. A result without columns is a command's.
+// printer writes results one after the other: begin, then row for each row, then end. The result of a command has no columns.
 type printer interface {
 	begin(fields []pgconn.FieldDescription) error
-	row(values [][]byte) error // in the server's text format, nil for NULL; they may be overwritten afterwards
+	row(values [][]byte) error // in the server's text format, nil for NULL; valid only during the call
 	end(tag pgconn.CommandTag) error
 }
 
@@ -30,11 +30,11 @@ func newPrinter(w io.Writer, asCSV, asJSON bool) printer {
 	return &tablePrinter{w: w}
 }
 
-// tablePrinter keeps all rows of a result, for the width of a column is known at its end.
+// tablePrinter keeps all rows of a result, because the width of a column is known only after the last row.
 type tablePrinter struct {
 	w     io.Writer
 	right []bool
-	rows  [][]string // the first are the headings
+	rows  [][]string // the first row holds the headings
 }
 
 func (p *tablePrinter) begin(fields []pgconn.FieldDescription) error {
@@ -108,7 +108,7 @@ func (p *csvPrinter) end(pgconn.CommandTag) error {
 	return p.w.Error()
 }
 
-// numeric are the types whose text is a number, or NaN or Infinity.
+// numeric are the types whose text is a number, NaN or Infinity.
 var numeric = []uint32{
 	pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.OIDOID, pgtype.Float4OID, pgtype.Float8OID, pgtype.NumericOID,
 }
@@ -116,7 +116,7 @@ var numeric = []uint32{
 // jsonPrinter writes one array per result, with a row on each line.
 type jsonPrinter struct {
 	w     io.Writer
-	names []string // of the columns, each different
+	names []string // of the columns, all different
 	types []uint32
 	rows  int
 }
@@ -168,7 +168,7 @@ func (p *jsonPrinter) end(pgconn.CommandTag) error {
 	return err
 }
 
-// jsonValue turns a value in the server's text format into JSON: a string where there is nothing that fits better.
+// jsonValue turns a value in the server's text format into JSON. A value without a closer type in JSON becomes a string.
 func jsonValue(oid uint32, text []byte) []byte {
 	switch {
 	case text == nil:
@@ -177,7 +177,7 @@ func jsonValue(oid uint32, text []byte) []byte {
 		return strconv.AppendBool(nil, string(text) == "t")
 	case oid == pgtype.JSONOID || oid == pgtype.JSONBOID || slices.Contains(numeric, oid):
 		var b bytes.Buffer
-		if json.Compact(&b, text) == nil { // NaN is no JSON
+		if json.Compact(&b, text) == nil { // NaN is not valid JSON
 			return b.Bytes()
 		}
 	}
@@ -188,6 +188,6 @@ func jsonString(text []byte) []byte {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	encoder.Encode(string(text)) // a string can always be encoded, and a buffer written to
+	encoder.Encode(string(text)) // neither the encoder nor the buffer can fail on a string
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -17,15 +17,16 @@ import (
 const (
 	exitNo          = 1   // the command ran, and the answer is no
 	exitUnable      = 2   // the command could not run
-	exitTimedOut    = 3   // no node that fits was there in time
-	exitInterrupted = 130 // as a shell shows Ctrl-C
+	exitTimedOut    = 3   // no fitting node was available in time
+	exitInterrupted = 130 // what shells use for a command that Ctrl-C ended
 )
 
-const exitHelp = `Exit status: 0 if all went well; 1 if the answer is no (no master, a statement failed, a promise broken);
-2 if the command could not run (wrong use, a DSN that makes no sense); 3 if no node that fits was there in
-time; 130 after Ctrl-C.`
+const exitHelp = `Exit status: 0 if the command succeeded; 1 if the answer is no (there is no master, a statement failed, the demo
+saw a broken promise); 2 if the command could not run (wrong usage, an invalid DSN); 3 if no fitting node was
+available in time; 130 after Ctrl-C.`
 
-// exitError is an error of a subcommand with the exit status it makes. Its text may be empty if all has been said.
+// exitError is the error of a subcommand, with the exit status of the process. The text is empty if the command has
+// already printed everything.
 type exitError struct {
 	status int
 	text   string
@@ -50,7 +51,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		status = exit.status
 	} else if holdsDSN(text) {
-		text = "wrong use, on which there is more in --help; the words are not repeated here, as a DSN is among them"
+		text = "wrong usage, see --help; the arguments are not repeated here because one of them looks like a DSN"
 	}
 	if text != "" {
 		fmt.Fprintln(stderr, "hasql:", text)
@@ -58,7 +59,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return status
 }
 
-// holdsDSN reports whether the words of a usage error repeat something that may hold a password.
+// holdsDSN reports whether a usage error repeats an argument that may contain a password.
 func holdsDSN(text string) bool {
 	return strings.Contains(text, "://") || strings.Contains(strings.ToLower(text), "password")
 }
@@ -75,7 +76,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(newDemoCommand(), newStatusCommand(), newWaitCommand(), newExecCommand())
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
-		help.Args = func(_ *cobra.Command, args []string) error { // cobra's own would print them, a DSN too, and call that success
+		help.Args = func(_ *cobra.Command, args []string) error { // cobra's own function prints the arguments, even a DSN, and succeeds
 			_, _, err := root.Find(args)
 			return err
 		}

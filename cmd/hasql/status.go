@@ -15,13 +15,13 @@ import (
 	"github.com/pghasql/hasql/internal/human"
 )
 
-const statusLong = `Asks every node once and shows what each is, as hasql sees it: master, replica, or why neither. With --watch it goes
-on, and on a terminal redraws the view once a second and with every change; elsewhere it writes one after each change.
+const statusLong = `Probes every node once and shows what hasql knows about it: master, replica, or why it is neither. With --watch it goes
+on: on a terminal it redraws the view once a second and after each change, elsewhere it prints a view after each change.
 
 ` + dsnHelp + `
 
-Exit status: 0 if there is a master, 1 if there is none, 2 if it could not run (wrong use, a DSN that makes no sense), 130
-after Ctrl-C. --watch ends with Ctrl-C, and then with 0.`
+Exit status: 0 if there is a master; 1 if there is none; 2 if the command could not run (wrong usage, an invalid DSN); 130
+after Ctrl-C. With --watch the command runs until Ctrl-C, and the exit status is 0 then.`
 
 func newStatusCommand() *cobra.Command {
 	var asJSON, asView bool
@@ -55,12 +55,12 @@ func newStatusCommand() *cobra.Command {
 			return v.once(cmd)
 		},
 	}
-	cmd.Flags().BoolVarP(&asView, "watch", "w", false, "go on and show every change, until Ctrl-C")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON, in the shape of package hasqlhttp's Status, one document per line")
+	cmd.Flags().BoolVarP(&asView, "watch", "w", false, "keep running and show every change, until Ctrl-C")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, one document per line; its fields are those of Status in package hasqlhttp")
 	return cmd
 }
 
-// notify wakes who waits for c, if it has not been woken already.
+// notify sends to c, which has room for one value, unless a value is waiting there already.
 func notify(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -68,9 +68,9 @@ func notify(c chan<- struct{}) {
 	}
 }
 
-// askAll waits until every node has answered or failed to.
+// askAll waits until every node has answered or failed to answer.
 func askAll(cmd *cobra.Command, pm *hasql.PoolManager) error {
-	stop := showProgress(cmd.Context(), cmd.ErrOrStderr(), pm, "an answer of every node")
+	stop := showProgress(cmd.Context(), cmd.ErrOrStderr(), pm, "an answer from every node")
 	defer stop()
 	if err := pm.WaitNextCheck(cmd.Context()); err != nil {
 		return failed(cmd, exitUnable, err)
@@ -78,10 +78,10 @@ func askAll(cmd *cobra.Command, pm *hasql.PoolManager) error {
 	return nil
 }
 
-// statusView writes states of the cluster.
+// statusView writes the state of the cluster.
 type statusView struct {
 	pm      *hasql.PoolManager
-	history *hasqlhttp.History // nil unless it watches
+	history *hasqlhttp.History // nil without --watch
 	out     io.Writer
 	asJSON  bool
 	color   bool
@@ -94,7 +94,7 @@ func (v *statusView) once(cmd *cobra.Command) error {
 		return failed(cmd, exitUnable, err)
 	}
 	if s.Masters == 0 {
-		return &exitError{status: exitNo} // what was written says so
+		return &exitError{status: exitNo} // the view has said so
 	}
 	return nil
 }
@@ -111,13 +111,13 @@ func (v *statusView) write(s *hasqlhttp.Status) error {
 	return err
 }
 
-// line is one line of the view; bad ones tell what should not be.
+// line is one line of the view. It is bad if it reports a problem.
 type line struct {
 	text string
 	bad  bool
 }
 
-// lines are the state as a sentence, a table of the nodes and, where one watches, the last transitions.
+// lines returns the state as a sentence, a table of the nodes and, with --watch, the last transitions.
 func (v *statusView) lines(s *hasqlhttp.Status) []line {
 	rows := [][]string{{"NODE", "ZONE", "ROLE", "STATUS", "TIMELINE", "LAG", "LATENCY", "CAUSE"}}
 	up := 0
@@ -151,10 +151,10 @@ func (v *statusView) lines(s *hasqlhttp.Status) []line {
 	return lines
 }
 
-// transitionsShown is how many of them the view has.
+// transitionsShown is how many transitions the view shows.
 const transitionsShown = 10
 
-// paint colours what is bad, where there are colours.
+// paint colours bad lines, if colours are wanted.
 func (v *statusView) paint(l line) string {
 	if !v.color || !l.bad {
 		return l.text
@@ -178,7 +178,7 @@ func lag(n hasqlhttp.Node) string {
 	return human.Bytes(*n.LagBytes) + ", " + inWords(n.LagSeconds)
 }
 
-// inWords takes a number of seconds, or nil.
+// inWords writes a number of seconds as text. nil means unknown.
 func inWords(seconds *float64) string {
 	if seconds == nil {
 		return "unknown"

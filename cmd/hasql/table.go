@@ -8,7 +8,7 @@ import (
 	"github.com/mattn/go-runewidth"
 )
 
-// align pads the cells of rows to columns of equal width and joins them. right says which columns end flush.
+// align pads the cells of rows to columns of equal width and joins them. right says which columns are aligned to the right.
 func align(rows [][]string, right []bool, separator string) (lines []string) {
 	widths := columnWidths(rows)
 	for _, row := range rows {
@@ -44,7 +44,7 @@ func columnWidths(rows [][]string) []int {
 	return widths
 }
 
-// printable writes control characters as Go does, \n or \x1b, so that they neither break the lines of a table nor drive the
+// printable writes control characters as Go does, \n or \x1b. Otherwise they would break the lines of a table or control the
 // terminal.
 func printable(s string) string {
 	if !strings.ContainsFunc(s, unicode.IsControl) {

@@ -12,13 +12,13 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-const waitLong = `Waits until the cluster has so many masters and replicas, for start scripts and init containers. It says nothing
-if all goes well; on a terminal it shows what it waits for.
+const waitLong = `Waits until the cluster has at least the given numbers of masters and replicas. It is meant for start scripts and
+init containers. It prints nothing if it succeeds; on a terminal it shows what it waits for.
 
 ` + dsnHelp + `
 
-Exit status: 0 as soon as they are there, 1 never, 2 if it could not run (wrong use, a DSN that makes no sense, more nodes
-asked for than there are), 3 if the time was up, with a word on each node; 130 after Ctrl-C.`
+Exit status: 0 if the nodes are there; 2 if the command could not run (wrong usage, an invalid DSN, more nodes wanted than
+the DSN has); 3 if the timeout ended first, with a line about each node; 130 after Ctrl-C.`
 
 func newWaitCommand() *cobra.Command {
 	var (
@@ -47,8 +47,8 @@ func newWaitCommand() *cobra.Command {
 			return wait(cmd, pm, masters, replicas, timeout)
 		},
 	}
-	cmd.Flags().IntVar(&masters, "masters", 1, "least `number` of masters")
-	cmd.Flags().IntVar(&replicas, "replicas", 0, "least `number` of replicas")
+	cmd.Flags().IntVar(&masters, "masters", 1, "minimum `number` of masters")
+	cmd.Flags().IntVar(&replicas, "replicas", 0, "minimum `number` of replicas")
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait")
 	return cmd
 }
@@ -75,7 +75,7 @@ func nodeCount(pm *hasql.PoolManager) (n int) {
 	return n
 }
 
-// shortfall says what is missing, and on a line of its own what each node looks like.
+// shortfall returns what is missing, followed by one line about each node.
 func shortfall(e *hasql.NoNodeError, masters, replicas int) string {
 	for _, n := range e.Nodes {
 		switch n.Role {
@@ -92,7 +92,7 @@ func shortfall(e *hasql.NoNodeError, masters, replicas int) string {
 	return strings.Join(lines, "\n  ")
 }
 
-// mastersAndReplicas names what there is to be, and not what there are none of.
+// mastersAndReplicas names the two numbers and leaves out those that are not positive.
 func mastersAndReplicas(masters, replicas int) string {
 	var parts []string
 	if masters > 0 {

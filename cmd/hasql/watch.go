@@ -13,7 +13,7 @@ import (
 	"github.com/pghasql/hasql/hasqlhttp"
 )
 
-// Control sequences of terminals, which all of them know: see https://invisible-island.net/xterm/ctlseqs/ctlseqs.html.
+// Control sequences that all terminals understand: see https://invisible-island.net/xterm/ctlseqs/ctlseqs.html.
 const (
 	enterScreen = "\x1b[?1049h\x1b[?25l" // the alternate screen, without a cursor
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
@@ -22,10 +22,10 @@ const (
 	clearBelow  = "\x1b[J"
 )
 
-// redrawInterval is how often a terminal shows what changes all the time, such as lag.
+// redrawInterval is the time between two redraws on a terminal. Numbers such as the lag change all the time.
 const redrawInterval = time.Second
 
-// watch shows the state whenever it changed, until ctx ends.
+// watch shows the state after each change, until ctx ends.
 func (v *statusView) watch(ctx context.Context, changes <-chan struct{}) error {
 	draw, tick := v.write, (<-chan time.Time)(nil)
 	if _, ok := terminalWidth(v.out); ok && !v.asJSON {
@@ -37,7 +37,7 @@ func (v *statusView) watch(ctx context.Context, changes <-chan struct{}) error {
 		}
 		defer func() {
 			io.WriteString(v.out, leaveScreen)
-			v.write(hasqlhttp.NewStatus(v.pm, v.history)) // what was seen last stays
+			v.write(hasqlhttp.NewStatus(v.pm, v.history)) // the last view stays on the terminal
 		}()
 	}
 	for {
@@ -53,7 +53,7 @@ func (v *statusView) watch(ctx context.Context, changes <-chan struct{}) error {
 	}
 }
 
-// redraw fills the terminal with the state and cuts off what does not fit.
+// redraw fills the terminal with the state and cuts off lines that do not fit.
 func (v *statusView) redraw(s *hasqlhttp.Status) error {
 	width, height, err := term.GetSize(int(v.out.(*os.File).Fd()))
 	if err != nil {

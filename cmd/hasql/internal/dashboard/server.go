@@ -1,4 +1,4 @@
-// Package dashboard shows a PostgreSQL cluster and an application that works on it as a page in a browser, live.
+// Package dashboard serves a page that shows a PostgreSQL cluster and an application that works on it, live.
 package dashboard
 
 import (
@@ -16,11 +16,11 @@ import (
 //go:embed page
 var page embed.FS
 
-// closeLimit is how long Serve waits for requests that are under way when it ends.
+// closeLimit is how long Serve waits at its end for running requests.
 const closeLimit = time.Second
 
-// Serve answers on listener until ctx ends, and returns when all requests have ended, or the error of listening. It
-// closes listener.
+// Serve answers requests on listener until ctx ends. It returns when all requests have ended, or with an error if listener
+// fails. It closes listener.
 func Serve(ctx context.Context, listener net.Listener, source Source) error {
 	server := &http.Server{
 		Handler:           Handler(source),
@@ -48,13 +48,14 @@ func Serve(ctx context.Context, listener net.Listener, source Source) error {
 //
 //	GET  /             the page
 //	GET  /api/state    State as JSON
-//	GET  /api/events   the same and the timeline, again and again, as server-sent events
-//	POST /api/action   begins an action: form values action and node, header Hasql-Run as in State
+//	GET  /api/events   State and Timeline, repeatedly, as server-sent events
+//	POST /api/action   begins an action; takes form values action and node, and header Hasql-Run with State's run
 //	GET  /healthz      200 once the workload runs, 503 before
 //
-// Where the page may break a cluster, only a page of ours may: a request that a browser makes on behalf of another site
-// is refused by its Sec-Fetch-Site or Origin header, one under a foreign name for our address by its Host header, and an
-// action by a page of an earlier run because it does not know this run's name.
+// If the page may break a cluster, other web sites must not be able to do so through the user's browser. Therefore the
+// handler refuses three kinds of requests: requests from another site, by their Sec-Fetch-Site or Origin header; requests
+// under another name for this address (DNS rebinding), by their Host header; and actions of a page from an earlier run,
+// because they do not have this run's identifier.
 func Handler(source Source) http.Handler {
 	files, err := fs.Sub(page, "page")
 	if err != nil {
@@ -69,7 +70,7 @@ func Handler(source Source) http.Handler {
 	return secured(http.NewCrossOriginProtection().Handler(mux), source)
 }
 
-// secured adds headers, and refuses names under which a foreign site might reach us.
+// secured adds headers. If the page may break a cluster, it also refuses requests under host names of other sites.
 func secured(next http.Handler, source Source) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if source.State().Owned && !ownName(r.Host) {
@@ -85,7 +86,8 @@ func secured(next http.Handler, source Source) http.Handler {
 	})
 }
 
-// ownName reports whether host, of a Host header, is none that a foreign site could have pointed at our address.
+// ownName reports whether the host of a Host header is an IP address or localhost. Another name could be one that a foreign
+// site has pointed at this address.
 func ownName(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -96,7 +98,7 @@ func ownName(host string) bool {
 
 func serveState(w http.ResponseWriter, source Source) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(source.State()) // a client that left needs no answer
+	_ = json.NewEncoder(w).Encode(source.State()) // an error means that the client is gone
 }
 
 func serveAction(w http.ResponseWriter, r *http.Request, source Source) {
@@ -120,5 +122,5 @@ func serveHealth(w http.ResponseWriter, source Source) {
 		http.Error(w, phase, http.StatusServiceUnavailable)
 		return
 	}
-	_, _ = w.Write([]byte("ok\n")) // a client that left needs no answer
+	_, _ = w.Write([]byte("ok\n")) // an error means that the client is gone
 }

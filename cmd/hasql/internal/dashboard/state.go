@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// Source is what a dashboard shows. Its methods are called from several goroutines, often, and must not block.
+// Source provides what the dashboard shows. Its methods are called often, from several goroutines, and must not block.
 type Source interface {
-	// State returns what there is to show, but for the timeline. The slices are the caller's.
+	// State returns everything to show except the timeline. The caller may change the slices.
 	State() State
-	// Timeline returns the bins from a number on.
+	// Timeline returns the bins from number from on.
 	Timeline(from int) Timeline
-	// Do begins one of the actions that State offers, and does not wait for its end.
+	// Do begins one of the actions that State offers and does not wait for its end.
 	Do(action, node string) error
 }
 
-// ErrRefused is in the chain of Do's error if the action is not on offer just now.
-var ErrRefused = errors.New("not on offer now")
+// ErrRefused is in the chain of Do's error if the action is not possible at the moment.
+var ErrRefused = errors.New("not possible at the moment")
 
 // Phases of a State.
 const (
@@ -48,18 +48,18 @@ func (m Millis) Rounded() float64 {
 	return math.Round(float64(m)/float64(time.Millisecond)*10) / 10
 }
 
-// State is one look at the cluster and the application. It is what GET /api/state answers; all times are since the
-// workload began.
+// State is the state of the cluster and the application, as GET /api/state returns it. All times are durations since the
+// start of the workload.
 type State struct {
 	Run        string   `json:"run"`        // identifies the process; actions must name it
 	Phase      string   `json:"phase"`      // starting, running or ended
-	Verdict    string   `json:"verdict"`    // in one sentence, once ended
+	Verdict    string   `json:"verdict"`    // result in one sentence, once the phase is ended
 	PostgreSQL string   `json:"postgresql"` // version of the server, "" if unknown
 	Now        Millis   `json:"now_ms"`
-	Busy       string   `json:"busy"`     // the action that is under way
+	Busy       string   `json:"busy"`     // the action that is running
 	Owned      bool     `json:"owned"`    // whether the page may break the cluster
-	Promised   bool     `json:"promised"` // whether no write may be lost: replication is synchronous, as in a cluster of ours
-	Actions    []string `json:"actions"`  // on offer now for the cluster: switchover
+	Promised   bool     `json:"promised"` // whether no write may be lost, because the demo started the cluster with synchronous replication
+	Actions    []string `json:"actions"`  // possible now for the cluster: switchover
 	Nodes      []Node   `json:"nodes"`
 	Writes     Writes   `json:"writes"`
 	Reads      Reads    `json:"reads"`
@@ -67,52 +67,52 @@ type State struct {
 	Events     []Event  `json:"events"`  // the latest, oldest first
 }
 
-// Node is what the library knows of one server.
+// Node is what the library knows about one node.
 type Node struct {
 	Name        string   `json:"name"`
 	Role        string   `json:"role"`     // master, replica or unknown
 	Status      string   `json:"status"`   // up, suspect, down, stale or foreign
-	Cause       string   `json:"cause"`    // why it is not up
-	Timeline    uint32   `json:"timeline"` // 0 if unknown, as it is of a replica without pg_monitor
+	Cause       string   `json:"cause"`    // why the status is not up
+	Timeline    uint32   `json:"timeline"` // 0 if unknown, as for a replica if the role lacks pg_monitor
 	Lag         *Millis  `json:"lag_ms"`   // null if unknown
 	LagBytes    uint64   `json:"lag_bytes"`
 	Latency     Millis   `json:"latency_ms"` // of a probe
-	InUse       int32    `json:"in_use"`     // connections of its pool
+	InUse       int32    `json:"in_use"`     // connections in use in its pool
 	MaxConns    int32    `json:"max_conns"`
-	EvidenceAge *Millis  `json:"evidence_age_ms"` // null if it never answered
-	Actions     []string `json:"actions"`         // on offer now: crash, freeze, thaw, repair
+	EvidenceAge *Millis  `json:"evidence_age_ms"` // time since the last answered probe was sent; null if none was answered
+	Actions     []string `json:"actions"`         // possible now: crash, freeze, thaw, repair
 }
 
-// Writes counts what became of the writes.
+// Writes counts the writes by their outcome.
 type Writes struct {
 	Acknowledged int    `json:"acknowledged"`
 	Failed       int    `json:"failed"`             // outcome unknown
-	Lost         int    `json:"lost"`               // acknowledged, and missing when it was looked for after a failover
+	Lost         int    `json:"lost"`               // acknowledged, but missing when the demo looked for them after a failover
 	Stray        int    `json:"stray"`              // acknowledged by a superseded master
-	Silence      Millis `json:"since_last_ack_ms"`  // since the last acknowledged one
-	LastNode     string `json:"last_acknowledging"` // who acknowledged that
+	Silence      Millis `json:"since_last_ack_ms"`  // time since the last acknowledged write
+	LastNode     string `json:"last_acknowledging"` // the node that acknowledged it
 }
 
-// Reads counts what became of the reads.
+// Reads counts the reads by their outcome.
 type Reads struct {
 	Answered    int    `json:"answered"`
 	Failed      int    `json:"failed"`
-	LongestWait Millis `json:"longest_wait_ms"` // of one reader for an answer
+	LongestWait Millis `json:"longest_wait_ms"` // of a reader, from one answer to the next
 }
 
-// Outage is a time without acknowledged writes, as the application felt it.
+// Outage is a period without acknowledged writes of the application.
 type Outage struct {
-	Kind  string `json:"kind"`     // crash, freeze, switchover; without a fault of ours failover, or pause on one and the same node
-	From  string `json:"from"`     // who acknowledged the last write before
-	To    string `json:"to"`       // who acknowledged the first one after
+	Kind  string `json:"kind"`     // crash, freeze or switchover; if the demo caused no fault: failover, or pause if the master stayed the same
+	From  string `json:"from"`     // the node that acknowledged the last write before
+	To    string `json:"to"`       // the node that acknowledged the first write after
 	Began Millis `json:"began_ms"` // when the last write before was acknowledged
-	Ended Millis `json:"ended_ms"` // when the first one after was
-	// Length is from Began to Ended.
+	Ended Millis `json:"ended_ms"` // when the first write after was acknowledged
+	// Length is the time from Began to Ended.
 	Length Millis `json:"outage_ms"`
-	// Cluster is how long no node acknowledged the writes of a prober that talks to each node directly, past the library;
-	// null if the prober saw no outage.
+	// Cluster is how long no node accepted the writes of a prober that connects to each node directly, without the library.
+	// It is null if the prober saw no outage.
 	Cluster *Millis `json:"cluster_outage_ms"`
-	// AfterAccept is the part of Length in which the new master did accept the prober's writes; null if unknown.
+	// AfterAccept is the part of Length in which the new master already accepted the prober's writes; null if unknown.
 	AfterAccept *Millis `json:"after_accept_ms"`
 }
 

@@ -11,7 +11,7 @@ const (
 	// frameInterval is the time between two frames of a stream.
 	frameInterval = 100 * time.Millisecond
 
-	// patience is how long a browser may take to accept a frame.
+	// patience is how long a browser may take to receive a frame.
 	patience = 10 * time.Second
 )
 
@@ -21,10 +21,10 @@ type frame struct {
 	Timeline Timeline `json:"timeline"`
 }
 
-// cursor is how far a stream has got.
+// cursor is the position of a stream.
 type cursor struct {
 	event int // number of the last event sent
-	bin   int // number of the last bin sent: it may have grown since
+	bin   int // number of the last bin sent; its counts may have grown since, so it is sent again
 }
 
 // next returns the next frame.
@@ -38,8 +38,8 @@ func (c *cursor) next(source Source) frame {
 	return f
 }
 
-// serveEvents sends frames until the browser leaves. Each stream looks at the source by itself, when it has sent what it
-// saw before: a slow browser gets fewer and larger frames, and nobody waits for it.
+// serveEvents sends frames until the browser disconnects. Each stream reads the source by itself, after it has sent the frame
+// before. So a slow browser gets fewer and larger frames and does not delay other browsers.
 func serveEvents(w http.ResponseWriter, r *http.Request, source Source) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	out := http.NewResponseController(w)
@@ -52,7 +52,7 @@ func serveEvents(w http.ResponseWriter, r *http.Request, source Source) {
 		if err != nil {
 			panic(err) // State is plain data
 		}
-		// Where deadlines are not supported, the frame goes out without one.
+		// If the connection does not support deadlines, the frame is sent without one.
 		_ = out.SetWriteDeadline(time.Now().Add(patience))
 		if _, err := w.Write(slices.Concat([]byte("retry: 500\ndata: "), data, []byte("\n\n"))); err != nil {
 			return
@@ -63,7 +63,7 @@ func serveEvents(w http.ResponseWriter, r *http.Request, source Source) {
 		select {
 		case <-ticks.C:
 		case <-r.Context().Done():
-			ended = true // one frame more tells of it
+			ended = true // one more frame shows the end
 		}
 	}
 }

@@ -8,10 +8,10 @@ import (
 // BinWidth is the time that one bin of the timeline counts.
 const BinWidth = 20 * time.Millisecond
 
-// keptBins is how far back the timeline goes: a minute.
+// keptBins is the length of the timeline: one minute.
 const keptBins = int(time.Minute / BinWidth)
 
-// Bin is what finished within one BinWidth.
+// Bin counts the operations that finished within one BinWidth.
 type Bin struct {
 	Writes, Reads             []int // by node
 	FailedWrites, FailedReads int
@@ -26,25 +26,25 @@ func (b Bin) MarshalJSON() ([]byte, error) {
 
 // Timeline is a run of bins.
 type Timeline struct {
-	First int    `json:"first"` // number of the first bin: it began First × Width after the workload
+	First int    `json:"first"` // number of the first bin, which began First × Width after the start of the workload
 	Width Millis `json:"width_ms"`
 	Bins  []Bin  `json:"bins"`
 }
 
-// Bins counts operations by when they finished. The zero value is not usable; see NewBins.
+// Bins counts operations by the time when they finished. Make one with NewBins.
 type Bins struct {
 	nodes int
 	first int // number of kept[0]
 	kept  []Bin
 }
 
-// NewBins returns empty bins for a cluster of so many nodes.
+// NewBins returns empty bins for a cluster of the given number of nodes.
 func NewBins(nodes int) *Bins { return &Bins{nodes: nodes} }
 
-// Nobody is the node of an operation that failed.
+// Nobody stands for the node of an operation that failed.
 const Nobody = -1
 
-// Write counts a write that node acknowledged, or that failed.
+// Write counts a write that node acknowledged. If node is Nobody, the write failed.
 func (b *Bins) Write(at time.Duration, node int) {
 	if bin := b.at(at); bin == nil {
 		return
@@ -55,7 +55,7 @@ func (b *Bins) Write(at time.Duration, node int) {
 	}
 }
 
-// Read counts a read that node answered, or that failed.
+// Read counts a read that node answered. If node is Nobody, the read failed.
 func (b *Bins) Read(at time.Duration, node int) {
 	if bin := b.at(at); bin == nil {
 		return
@@ -66,7 +66,7 @@ func (b *Bins) Read(at time.Duration, node int) {
 	}
 }
 
-// at returns the bin of a moment, nil if it is too old.
+// at returns the bin for a time, and nil if the time is too long ago.
 func (b *Bins) at(at time.Duration) *Bin {
 	number := int(at / BinWidth)
 	b.Advance(at)
@@ -76,11 +76,11 @@ func (b *Bins) at(at time.Duration) *Bin {
 	return &b.kept[number-b.first]
 }
 
-// Advance adds the bins up to a moment, so that silence shows too.
+// Advance adds empty bins up to a time, so that a period without operations shows too.
 func (b *Bins) Advance(to time.Duration) {
 	last := int(to / BinWidth)
 	if skipped := last - keptBins + 1; skipped > b.first+len(b.kept) {
-		b.first, b.kept = skipped, nil // nothing that was counted is still of interest
+		b.first, b.kept = skipped, nil // all bins that were kept are too old now
 	}
 	for b.first+len(b.kept) <= last {
 		counts := make([]int, 2*b.nodes)
@@ -91,7 +91,7 @@ func (b *Bins) Advance(to time.Duration) {
 	}
 }
 
-// From returns copies of the bins from a number on, of those that are kept.
+// From returns copies of the kept bins from a number on.
 func (b *Bins) From(number int) Timeline {
 	number = max(number, b.first)
 	t := Timeline{First: number, Width: Millis(BinWidth), Bins: []Bin{}}

@@ -8,7 +8,7 @@ import (
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
-// What may be done to a cluster of ours: by the script, or by the page's buttons.
+// Actions on a cluster that the demo itself started. The script and the page's buttons use them.
 const (
 	actionCrash      = "crash"
 	actionFreeze     = "freeze"
@@ -17,7 +17,7 @@ const (
 	actionSwitchover = "switchover"
 )
 
-// offers returns what may be done now: to the cluster, and to each node.
+// offers returns the actions that are possible now, for the cluster and for each node. busy is the action that is running.
 func (k *keeper) offers() (busy string, cluster []string, nodes [][]string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -26,7 +26,7 @@ func (k *keeper) offers() (busy string, cluster []string, nodes [][]string) {
 		return k.busy, nil, nodes
 	}
 	well := k.health[k.master] == healthy
-	if well && len(k.standbysLocked()) > 0 && !slices.Contains(k.health, frozen) { // a stop in order would wait for it
+	if well && len(k.standbysLocked()) > 0 && !slices.Contains(k.health, frozen) { // a fast stop would wait for the frozen node
 		cluster = []string{actionSwitchover}
 	}
 	for i, h := range k.health {
@@ -47,7 +47,7 @@ func (k *keeper) offers() (busy string, cluster []string, nodes [][]string) {
 	return "", cluster, nodes
 }
 
-// begin starts what is on offer, and does not wait for it. done is told how it ended.
+// begin starts an action that is on offer and does not wait for its end. It calls done with the result.
 func (k *keeper) begin(ctx context.Context, action, name string, done func(error)) error {
 	_, cluster, nodes := k.offers()
 	node := slices.Index(k.names, name)
@@ -65,14 +65,14 @@ func (k *keeper) begin(ctx context.Context, action, name string, done func(error
 	return nil
 }
 
-// act does something, when what is under way has ended.
+// act waits until no other action runs, then runs one.
 func (k *keeper) act(ctx context.Context, action string, node int) error {
 	k.acting.Lock()
 	defer k.acting.Unlock()
 	return k.do(ctx, action, node)
 }
 
-// do does something as the only one.
+// do runs an action. The caller holds acting, so no other action runs.
 func (k *keeper) do(ctx context.Context, action string, node int) error {
 	k.set(func() { k.busy = action })
 	defer k.set(func() { k.busy = "" })

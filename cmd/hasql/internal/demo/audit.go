@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	// auditDelay leaves a new master alone for a moment before it is asked for a long list of writes.
+	// auditDelay is the time between a failover and the audit, so that the audit's long query does not slow the new master down.
 	auditDelay = 500 * time.Millisecond
-	// auditLimit is the patience with one such question.
+	// auditLimit is the time limit of one query of the audit.
 	auditLimit = 10 * time.Second
 
-	// pruneInterval is the time between two removals of old writes from the table, and prunedAfter how many later writes
-	// of the same writer make one old: more than are looked for.
+	// pruneInterval is the time between two removals of old writes from the table. prunedAfter is how many writes of each
+	// writer stay: more than an audit looks for.
 	pruneInterval = 10 * time.Second
 	prunedAfter   = 2 * keptWrites
 )
@@ -22,7 +22,7 @@ const (
 const missingSQL = `select id from unnest($1::bigint[]) as acknowledged(id)
 	where not exists (select from hasql_demo_ledger l where l.id = acknowledged.id)`
 
-// audit looks for acknowledged writes that the present master has not, and books them as lost.
+// audit looks for acknowledged writes that the current master does not have, and counts them as lost.
 func (w *workload) audit(ctx context.Context) error {
 	ids, _ := w.book.owed()
 	lost, err := w.missing(ctx, ids)
@@ -32,7 +32,7 @@ func (w *workload) audit(ctx context.Context) error {
 	return err
 }
 
-// missing returns those of ids that the present master has not.
+// missing returns those of ids that the current master does not have.
 func (w *workload) missing(ctx context.Context, ids []int64) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
@@ -43,7 +43,7 @@ func (w *workload) missing(ctx context.Context, ids []int64) ([]int64, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
-// auditAfterFailovers audits whenever the writes have moved, until ctx ends. An audit that fails is due again.
+// auditAfterFailovers runs an audit after each failover, until ctx ends. It repeats an audit that failed.
 func (w *workload) auditAfterFailovers(ctx context.Context) {
 	for {
 		select {
@@ -57,7 +57,7 @@ func (w *workload) auditAfterFailovers(ctx context.Context) {
 	}
 }
 
-// prune keeps the table small, until ctx ends. What fails is done by the next time.
+// prune removes old writes from the table, until ctx ends. If a removal fails, the next one does its work.
 func (w *workload) prune(ctx context.Context) {
 	for sleep(ctx, pruneInterval) == nil {
 		for i := range writers {

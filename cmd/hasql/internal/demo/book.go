@@ -9,30 +9,30 @@ import (
 )
 
 const (
-	// keptWrites is how many of the last acknowledged writes are looked for after a failover: a minute's worth.
+	// keptWrites is how many of the last acknowledged writes an audit looks for: those of about a minute.
 	keptWrites = 1 << 17
-	// keptFailures is how many of the last failed writes are looked for in the end.
+	// keptFailures is how many of the last failed writes the demo looks for at its end.
 	keptFailures = 1 << 12
 	// keptEvents is how many of the last events the page shows.
 	keptEvents = 200
 )
 
-// book holds what became of the application's operations so far, in bounded memory. Every time is one since the workload
-// began, and comes from the caller. Its methods may be called from several goroutines.
+// book records the results of the application's operations, in bounded memory. Every time is a duration since the start of
+// the workload and comes from the caller. The methods may be called from several goroutines.
 type book struct {
 	nodes []string // names
 
 	mu       sync.Mutex
 	bins     *dashboard.Bins
-	felt     gaps // by the application
-	seen     gaps // by the prober
+	felt     gaps // in the application's writes
+	seen     gaps // in the prober's writes
 	injuries []injury
 	writes   dashboard.Writes
 	reads    dashboard.Reads
-	byNode   []int // reads
-	waiting  []time.Duration
-	recent   ring // ids of acknowledged writes that must be there
-	failures ring // ids of failed writes
+	byNode   []int           // reads answered by each node
+	waiting  []time.Duration // each reader's last answer
+	recent   ring            // ids of acknowledged writes, which the master must have
+	failures ring            // ids of failed writes
 	events   []dashboard.Event
 }
 
@@ -43,7 +43,7 @@ func newBook(nodes []string, readers int) *book {
 	}
 }
 
-// acknowledged books a write, and returns the outage that it ended.
+// acknowledged records an acknowledged write. If the write ended an outage, it returns the outage.
 func (b *book) acknowledged(id int64, a answer) (g gap, ended bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -58,7 +58,7 @@ func (b *book) acknowledged(id int64, a answer) (g gap, ended bool) {
 	return g, ended
 }
 
-// failed books a write whose outcome is unknown.
+// failed records a write whose outcome is unknown.
 func (b *book) failed(id int64, at time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -67,7 +67,7 @@ func (b *book) failed(id int64, at time.Duration) {
 	b.failures.add(id)
 }
 
-// read books a read of a reader; node is nobody if it failed.
+// read records a read of a reader. node is nobody if the read failed.
 func (b *book) read(reader int, at time.Duration, node int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +82,7 @@ func (b *book) read(reader int, at time.Duration, node int) {
 	b.waiting[reader] = at
 }
 
-// accepted books a write of the prober, and reports whether it is the first one of a new master.
+// accepted records a write of the prober, and reports whether it is the first write that a new master accepted.
 func (b *book) accepted(a answer) (first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -97,7 +97,7 @@ func (b *book) quiet(now time.Duration) time.Duration {
 	return now - b.seen.last.done
 }
 
-// fault books what was done to a node on purpose.
+// fault records a fault that the demo caused.
 func (b *book) fault(kind string, node int, at time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -105,7 +105,7 @@ func (b *book) fault(kind string, node int, at time.Duration) {
 	b.injuries = b.injuries[max(0, len(b.injuries)-keptGaps):]
 }
 
-// tell adds a line to the page's log.
+// tell adds a line to the log on the page.
 func (b *book) tell(at time.Duration, kind, text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -117,14 +117,14 @@ func (b *book) tell(at time.Duration, kind, text string) {
 	b.events = b.events[max(0, len(b.events)-keptEvents):]
 }
 
-// told returns the page's log.
+// told returns the log on the page.
 func (b *book) told() []dashboard.Event {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.events)
 }
 
-// timeline returns the bins from a number on, up to a moment.
+// timeline returns the bins from number from up to the time now.
 func (b *book) timeline(now time.Duration, from int) dashboard.Timeline {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -132,14 +132,14 @@ func (b *book) timeline(now time.Duration, from int) dashboard.Timeline {
 	return b.bins.From(from)
 }
 
-// owed returns the ids that must be on the master, and those that may be.
+// owed returns the ids of the writes that the master must have, and of those that it may have.
 func (b *book) owed() (acknowledged, failed []int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.recent.list(), b.failures.list()
 }
 
-// lost books acknowledged writes that were looked for and are not there.
+// lost records acknowledged writes that the master does not have.
 func (b *book) lost(ids []int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -153,14 +153,14 @@ func (b *book) outages() []outage {
 	return outagesOf(b.felt.found, b.seen.found, b.injuries)
 }
 
-// outageOf returns what is known of an outage.
+// outageOf returns what is known about the outage that g is.
 func (b *book) outageOf(g gap) outage {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return outagesOf([]gap{g}, b.seen.found, b.injuries)[0]
 }
 
-// counts returns the figures as they are at a moment.
+// counts returns the counters at the time now.
 func (b *book) counts(now time.Duration) (w dashboard.Writes, r dashboard.Reads, byNode map[string]int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -168,7 +168,7 @@ func (b *book) counts(now time.Duration) (w dashboard.Writes, r dashboard.Reads,
 	if last := b.felt.last; last.timeline != 0 {
 		w.Silence, w.LastNode = dashboard.Millis(max(now-last.done, 0)), b.nodes[last.node]
 	}
-	for _, last := range b.waiting { // whoever waits just now has waited so long already
+	for _, last := range b.waiting { // a reader that waits now has waited since its last answer
 		r.LongestWait = max(r.LongestWait, dashboard.Millis(now-last))
 	}
 	for i, n := range b.byNode {
@@ -181,7 +181,7 @@ func (b *book) counts(now time.Duration) (w dashboard.Writes, r dashboard.Reads,
 type ring struct {
 	limit int
 	ids   []int64
-	next  int // the oldest, once it is full
+	next  int // index of the oldest id, once the ring is full
 }
 
 func (r *ring) add(id int64) {
@@ -193,10 +193,10 @@ func (r *ring) add(id int64) {
 	r.next = (r.next + 1) % r.limit
 }
 
-// list returns a copy, in no order.
+// list returns a copy of the ids, in no particular order.
 func (r *ring) list() []int64 { return append([]int64(nil), r.ids...) }
 
-// remove forgets ids, and returns how many of them it had.
+// remove removes ids, and returns how many of them the ring had.
 func (r *ring) remove(ids []int64) (had int) {
 	gone := make(map[int64]bool, len(ids))
 	for _, id := range ids {

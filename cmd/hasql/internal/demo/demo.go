@@ -1,5 +1,5 @@
-// Package demo runs an application on a PostgreSQL cluster, breaks the cluster if that is its own, and counts what that
-// cost, in the terminal and on a page.
+// Package demo runs an application on a PostgreSQL cluster and shows what the application sees, in the terminal and on a
+// page. If the demo started the cluster itself, it breaks the cluster and measures the outages.
 package demo
 
 import (
@@ -22,20 +22,20 @@ import (
 
 // Options say how to run the demo.
 type Options struct {
-	DSN     string       // of somebody's cluster, which is watched until the end of the context; "": a cluster of our own
-	Runs    int          // how often Faults happen, one after the other; at least 1
-	Faults  []string     // of Faults
-	Hold    bool         // leave the faults to the page's buttons, until the end of the context
-	Listen  net.Listener // for the page; nil: no page
-	Out     io.Writer    // for the story and the table
-	Color   bool         // colours in Out
-	Verbose bool         // tell also what hasql notices, and each failed operation
+	DSN     string       // of an existing cluster, which the demo uses until the context ends; "": the demo starts a cluster
+	Runs    int          // how often the list of Faults is repeated; at least 1
+	Faults  []string     // some of the package's Faults, in their order
+	Hold    bool         // only the page's buttons break the cluster, until the context ends
+	Listen  net.Listener // of the page; nil: no page
+	Out     io.Writer    // gets the log and the table
+	Color   bool         // whether Out gets colours
+	Verbose bool         // log also what hasql notices, and each failed operation
 }
 
-// Faults are what the script can do to the master.
+// Faults are the faults that the script can cause on the master.
 var Faults = []string{actionCrash, actionFreeze, actionSwitchover}
 
-// Check says what makes no sense.
+// Check returns an error if the options are invalid.
 func (o *Options) Check() error {
 	if o.Runs < 1 {
 		return fmt.Errorf("there must be at least 1 run, not %d", o.Runs)
@@ -51,11 +51,11 @@ func (o *Options) Check() error {
 	return nil
 }
 
-const closeLimit = 2 * time.Second // the patience with the library's Close
+const closeLimit = 2 * time.Second // for PoolManager.Close
 
-// Run runs the demo and returns what it found, promises kept or not. With Hold or a DSN it goes on until ctx ends, and
-// there is no result. If it fails or ctx ends before its end, there is none either. Nothing of a cluster of ours is left
-// behind. The options have passed their Check.
+// Run runs the demo and returns its result, which says whether the promises were kept. With Hold or a DSN it runs until ctx
+// ends, and the result is nil. The result is also nil if the demo fails or ctx ends early. A cluster that the demo started is
+// stopped and removed. Call Check first.
 func Run(ctx context.Context, o Options) (result *Result, err error) {
 	b := newBoard(o)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -72,8 +72,8 @@ func Run(ctx context.Context, o Options) (result *Result, err error) {
 	return play(ctx, o, s, b)
 }
 
-// newPoolManager makes what the application works through: hasql as it is out of the box, with names for the nodes and
-// ears for the story.
+// newPoolManager makes the PoolManager of the application. It keeps hasql's defaults and adds only application names and
+// hooks that log.
 func newPoolManager(ctx context.Context, config *hasql.Config, s *screen) (*hasql.PoolManager, error) {
 	for i := range config.Nodes {
 		config.Nodes[i].Pool.ConnConfig.RuntimeParams["application_name"] = fmt.Sprint(application, i)
@@ -103,7 +103,7 @@ func closePoolManager(ctx context.Context, pm *hasql.PoolManager) error {
 	return pm.Close(ctx)
 }
 
-// orCause returns why ctx ended, if it did and err came of that; else err.
+// orCause returns the cause of ctx's end if there is an error and ctx has ended, else err.
 func orCause(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -111,8 +111,8 @@ func orCause(ctx context.Context, err error) error {
 	return err
 }
 
-// brief is the gist of an error, short enough for a line of the story: what the library, the server or the kernel
-// said, else its first line.
+// brief shortens an error to one line of the log: the message of the library, the server or the kernel, else the first line
+// of the error.
 func brief(err error) string {
 	const width = 80
 	if cut, ok := errors.AsType[*hasql.NodeDownError](err); ok {

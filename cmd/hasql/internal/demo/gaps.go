@@ -6,40 +6,42 @@ import (
 	"time"
 )
 
-// nobody is the node of an operation that failed: nobody knows whether a write took effect.
+// nobody stands for the node of an operation that failed.
 const nobody = -1
 
-// pauseFloor is how long one and the same master may be silent before that counts as an outage. Less is a busy machine.
+// pauseFloor is how long no write may be acknowledged, without a change of master, before that counts as an outage. A shorter
+// pause may be due to a busy machine.
 const pauseFloor = 500 * time.Millisecond
 
-// keptGaps is how many outages are remembered.
+// keptGaps is how many outages are kept.
 const keptGaps = 100
 
-// answer is one acknowledged write; times are since the workload began.
+// answer is one acknowledged write. Times are durations since the start of the workload.
 type answer struct {
 	sent, done time.Duration
 	node       int
-	timeline   uint32 // that the node wrote then; a promotion makes it higher
+	timeline   uint32 // of the node at that time; each promotion raises it
 }
 
-// gap is a time without acknowledged writes.
+// gap is a period without acknowledged writes.
 type gap struct {
-	before, after answer // the last one before, the first one after
+	before, after answer // the last write before it and the first write after it
 }
 
-// moved reports whether another node, or one on a later timeline, ended the gap.
+// moved reports whether the write that ended the gap went to another node or to a later timeline.
 func (g gap) moved() bool {
 	return g.before.node != g.after.node || g.before.timeline != g.after.timeline
 }
 
-// gaps finds the outages in a stream of answers: where the timeline changes, however short, and where one master is
-// silent for long. It is a pure function of the answers.
+// gaps finds the outages in a stream of answers. An outage is a gap of any length at which the node or the timeline changes,
+// and a gap of at least pauseFloor on one master. The result depends on the answers alone.
 type gaps struct {
-	last  answer // zero before the first
-	found []gap  // the latest, oldest first
+	last  answer // zero before the first answer
+	found []gap  // the latest outages, oldest first
 }
 
-// add takes the next answer, and returns the outage that it ended. It is astray if its node had been superseded.
+// add takes the next answer. If the answer ended an outage, add returns the outage. An answer is astray if its node had been
+// superseded.
 func (g *gaps) add(a answer) (found gap, ended, astray bool) {
 	if a.timeline < g.last.timeline {
 		return gap{}, false, true
@@ -55,30 +57,30 @@ func (g *gaps) add(a answer) (found gap, ended, astray bool) {
 	return found, ended, false
 }
 
-// injury is a fault of ours.
+// injury is a fault that the demo caused.
 type injury struct {
 	kind string
 	node int
 	at   time.Duration
 }
 
-// outage is a time in which the application could not write, and what is known of it.
+// outage is a period in which the application could not write.
 type outage struct {
 	kind         string
 	gap          gap
 	length       time.Duration
-	cluster      time.Duration // how long no node acknowledged the prober's writes, if it is known
-	afterAccept  time.Duration // what of length was left when one did again
+	cluster      time.Duration // how long no node accepted the prober's writes, if clusterKnown
+	afterAccept  time.Duration // the part of length after a node accepted them again, if clusterKnown
 	clusterKnown bool
 }
 
-// Kinds of outages that are not our doing.
+// Kinds of outages that the demo did not cause.
 const (
 	kindFailover = "failover"
 	kindPause    = "pause"
 )
 
-// outagesOf puts what the application felt next to what the prober saw, and to our faults.
+// outagesOf combines the gaps of the application, the gaps of the prober, and the faults of the demo.
 func outagesOf(felt, seen []gap, injuries []injury) []outage {
 	outages := make([]outage, 0, len(felt))
 	for _, f := range felt {
@@ -88,7 +90,7 @@ func outagesOf(felt, seen []gap, injuries []injury) []outage {
 			if accepted := s.accepted(); same && s.before.done < f.after.done && f.before.done < accepted {
 				o.clusterKnown = true
 				o.cluster = accepted - s.before.done
-				o.afterAccept = max(f.after.done-accepted, 0) // the prober may be a moment behind: then nothing was left
+				o.afterAccept = max(f.after.done-accepted, 0) // negative if the prober was later than the application
 			}
 		}
 		outages = append(outages, o)
@@ -96,11 +98,11 @@ func outagesOf(felt, seen []gap, injuries []injury) []outage {
 	return outages
 }
 
-// injuryTail is for how long after a fault began its victim may go on to acknowledge writes: a shutdown in order.
+// injuryTail is how long a node may acknowledge writes after its fault began, as it does during a fast stop.
 const injuryTail = 3 * time.Second
 
-// accepted is when, in a gap of the prober's, a node took writes again. A new master did so when it was sent the first one
-// that it took, or a moment later; one and the same only when it answered.
+// accepted returns when a node accepted writes again after a gap of the prober. A new master accepted them at about the time
+// when the prober sent its first successful write. A master that was there before accepted them when it answered.
 func (g gap) accepted() time.Duration {
 	if g.moved() {
 		return g.after.sent
@@ -108,8 +110,8 @@ func (g gap) accepted() time.Duration {
 	return g.after.done
 }
 
-// kind returns the last fault of the old master before the gap's end, if it was not long before the gap, or what else to
-// call it.
+// kind returns the last fault of the old master before the end of the gap, unless the fault was long before the gap. Without
+// such a fault it returns kindFailover or kindPause.
 func (g gap) kind(injuries []injury) string {
 	for _, i := range slices.Backward(injuries) {
 		if i.node == g.before.node && g.before.done-injuryTail <= i.at && i.at <= g.after.done {
@@ -122,7 +124,7 @@ func (g gap) kind(injuries []injury) string {
 	return kindPause
 }
 
-// describe is the outage in words.
+// describe returns a sentence about the outage.
 func (o outage) describe(nodes []string) string {
 	where := "on " + nodes[o.gap.after.node]
 	if o.gap.before.node != o.gap.after.node {

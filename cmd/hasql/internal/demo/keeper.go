@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	noticeTime = 300 * time.Millisecond // how long a failover manager takes to find the master dead
-	chooseTime = 100 * time.Millisecond // of it, for the choice of the next master
-	actLimit   = 50 * time.Second       // the patience with PostgreSQL in one fault or repair
+	noticeTime = 300 * time.Millisecond // from the fault to the promotion, as if a failover manager had to notice it
+	chooseTime = 100 * time.Millisecond // the part of noticeTime for choosing the next master
+	actLimit   = 50 * time.Second       // time limit of one fault or repair
 )
 
-// health is what has been done to a node.
+// health is what the demo has done to a node.
 type health int
 
 const (
@@ -26,7 +26,8 @@ const (
 	frozen
 )
 
-// keeper breaks the cluster, and does what a failover manager does about it. It does one thing at a time.
+// keeper breaks the cluster and plays the failover manager: it promotes, re-points and repairs nodes. It runs one action at a
+// time.
 type keeper struct {
 	cluster *pgcluster.Cluster
 	nodes   []*pgcluster.Node
@@ -34,14 +35,14 @@ type keeper struct {
 	screen  *screen
 	book    *book
 
-	acting sync.Mutex     // held by what is under way
-	begun  sync.WaitGroup // by the page
+	acting sync.Mutex     // held while an action runs
+	begun  sync.WaitGroup // actions that the page began
 
 	mu         sync.Mutex
-	busy       string // what is under way
+	busy       string // the action that runs
 	master     int
 	health     []health
-	superseded []bool // another took over while it was the master: it must not come back as it is
+	superseded []bool // a node that was the master when another took over; it must not come back without a repair
 }
 
 func newKeeper(cluster *pgcluster.Cluster, names []string, s *screen, b *book) *keeper {
@@ -58,14 +59,14 @@ func (k *keeper) set(change func()) {
 	change()
 }
 
-// present returns the master, and whether it is well.
+// present returns the current master and whether it is healthy.
 func (k *keeper) present() (master int, well bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.master, k.health[k.master] == healthy
 }
 
-// standbys returns the replicas that are well.
+// standbys returns the healthy replicas.
 func (k *keeper) standbys() []int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -81,7 +82,7 @@ func (k *keeper) standbysLocked() (list []int) {
 	return list
 }
 
-// hurt notes what is about to be done to a node, and tells of it.
+// hurt records and logs a fault that is about to happen to a node.
 func (k *keeper) hurt(node int, to health, kind, text string) time.Time {
 	at := time.Now()
 	k.set(func() { k.health[node] = to })
@@ -90,7 +91,7 @@ func (k *keeper) hurt(node int, to health, kind, text string) time.Time {
 	return at
 }
 
-// crash is power loss. If it hits the master, a replica takes over.
+// crash kills all processes of a node, as a power loss does. If the node is the master, a replica takes over.
 func (k *keeper) crash(ctx context.Context, node int) error {
 	if err := k.spare(ctx, node); err != nil {
 		return err
@@ -102,7 +103,7 @@ func (k *keeper) crash(ctx context.Context, node int) error {
 	return k.replace(ctx, node, at.Add(noticeTime))
 }
 
-// freeze is a machine that hangs. If it hits the master, a replica takes over.
+// freeze stops all processes of a node, as a machine that hangs does. If the node is the master, a replica takes over.
 func (k *keeper) freeze(ctx context.Context, node int) error {
 	if err := k.spare(ctx, node); err != nil {
 		return err
@@ -114,7 +115,7 @@ func (k *keeper) freeze(ctx context.Context, node int) error {
 	return k.replace(ctx, node, at.Add(noticeTime))
 }
 
-// thaw lets a frozen node go on. A master that was replaced meanwhile does not know it.
+// thaw lets a frozen node go on. A master that was replaced meanwhile does not know that.
 func (k *keeper) thaw(ctx context.Context, node int) error {
 	k.set(func() { k.health[node] = healthy })
 	text := " thawed"
@@ -135,7 +136,7 @@ func (k *keeper) thaw(ctx context.Context, node int) error {
 	return k.synchronize(ctx)
 }
 
-// switchover stops the master in order and lets a replica take over; the old one comes back as a replica.
+// switchover stops the master with a fast stop and promotes a replica. The old master comes back as a replica.
 func (k *keeper) switchover(ctx context.Context) error {
 	old, _ := k.present()
 	at := k.hurt(old, crashed, "switchover", " stopped in order, for a switchover")
@@ -148,7 +149,7 @@ func (k *keeper) switchover(ctx context.Context) error {
 	return k.repair(ctx, old)
 }
 
-// repair makes a node work again: the master as what it was, any other as a replica of the master.
+// repair makes a node work again. The master becomes the master again, any other node a replica of the master.
 func (k *keeper) repair(ctx context.Context, node int) error {
 	master, _ := k.present()
 	if node == master && k.health[node] == frozen {
@@ -170,13 +171,13 @@ func (k *keeper) repair(ctx context.Context, node int) error {
 	return k.synchronize(ctx)
 }
 
-// synchronize makes commits wait for a replica if there is one, as Patroni's synchronous_mode does.
+// synchronize makes commits wait for a replica if there is a healthy one, as Patroni's synchronous_mode does.
 func (k *keeper) synchronize(ctx context.Context) error {
 	master, _ := k.present()
 	return k.cluster.SetSynchronous(ctx, k.nodes[master], min(1, len(k.standbys())))
 }
 
-// spare lets the master do without a replica that is about to be hurt.
+// spare makes commits stop waiting for the last replica before that replica gets a fault.
 func (k *keeper) spare(ctx context.Context, node int) error {
 	standbys := k.standbys()
 	master, well := k.present()
@@ -186,8 +187,8 @@ func (k *keeper) spare(ctx context.Context, node int) error {
 	return k.cluster.SetSynchronous(ctx, k.nodes[master], 0)
 }
 
-// replace does what a failover manager does when the master is gone: it finds out, chooses the replica that has received
-// most, promotes it at the given time, and points the others to it.
+// replace does what a failover manager does when the master is gone: it chooses the replica that has received the most WAL,
+// promotes it at the given time, and lets the others follow it. If old is not the master, it does nothing.
 func (k *keeper) replace(ctx context.Context, old int, at time.Time) error {
 	if master, _ := k.present(); master != old {
 		return nil
@@ -201,7 +202,7 @@ func (k *keeper) replace(ctx context.Context, old int, at time.Time) error {
 	if err != nil {
 		return err
 	}
-	// The standbys left do not stream from it yet, so commits must not wait for them.
+	// The other standbys do not stream from the next master yet, so commits must not wait for them.
 	if err := k.cluster.SetSynchronous(ctx, k.nodes[next], 0); err != nil {
 		return err
 	}
@@ -226,10 +227,10 @@ func (k *keeper) replace(ctx context.Context, old int, at time.Time) error {
 	return k.synchronize(ctx)
 }
 
-// choose returns the candidate that has received the most WAL at a moment. A write that one standby has confirmed is
-// there.
+// choose returns the candidate that has received the most WAL at the given time. Every write that a standby has confirmed is
+// on that candidate.
 func (k *keeper) choose(ctx context.Context, candidates []int, at time.Time) (node int, err error) {
-	conns := make([]*pgx.Conn, len(candidates)) // what is to be asked in a hurry is connected to beforehand
+	conns := make([]*pgx.Conn, len(candidates)) // connected beforehand, because the queries are urgent
 	for i, candidate := range candidates {
 		if conns[i], err = k.nodes[candidate].Conn(ctx); err != nil {
 			return nobody, err

@@ -14,11 +14,11 @@ import (
 const (
 	replicas = 2
 
-	startLimit = 30 * time.Second // the demo's patience with PostgreSQL: for starting,
-	runLimit   = 50 * time.Second // and for one failover and the way back
+	startLimit = 30 * time.Second // time limit for starting PostgreSQL
+	runLimit   = 50 * time.Second // time limit for one fault and its repair
 )
 
-// play runs the demo on a cluster of our own.
+// play starts a cluster and runs the demo on it.
 func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, err error) {
 	if !o.Hold {
 		limit := startLimit + time.Duration(o.Runs*len(o.Faults))*runLimit
@@ -45,7 +45,7 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 	if err := keeper.prepare(ctx); err != nil {
 		return nil, err
 	}
-	config, err := hasql.ParseConfig(fmt.Sprintf("%s&pool_max_conns=%d", cluster.DSN(), writers+1)) // 1 to look for lost writes
+	config, err := hasql.ParseConfig(fmt.Sprintf("%s&pool_max_conns=%d", cluster.DSN(), writers+1)) // one more connection for the audit
 	if err != nil {
 		return nil, err
 	}
@@ -63,9 +63,9 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 
 	s.line(fmt.Sprintf("PostgreSQL %s on this machine: %s. %d writers and %d readers use it through hasql at its defaults.",
 		cluster.Version(), strings.Join(names, ", "), writers, readers))
-	s.line("Replication is synchronous: a write is acknowledged once a replica has it too, so none may be lost.")
+	s.line("Replication is synchronous: a write is acknowledged once a replica has it too, so no write may be lost.")
 	load := newWorkload(pm, s)
-	// Whatever happens, no client is left when the cluster is closed.
+	// The clients always end before the cluster is closed.
 	running, cancel := context.WithCancel(ctx)
 	defer load.wait()
 	defer cancel()
@@ -102,7 +102,7 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 	}
 	verdict := "Every promise was kept."
 	if !result.Kept {
-		verdict = "Broken: " + strings.Join(result.Broken(), "; ")
+		verdict = "Broken promises: " + strings.Join(result.Broken(), "; ")
 	} else {
 		s.line("\n" + s.good(verdict))
 	}

@@ -9,31 +9,31 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// The prober asks each node directly, past the library, whether it takes writes. What it finds is the cluster's own
-// outage, to put next to the application's.
+// The prober writes to each node over a direct connection, without the library. So it measures the outage of the cluster
+// itself, to compare with the outage of the application.
 
 const (
-	// leaderPace is the time between two writes of the prober to the node that accepts them.
+	// leaderPace is the time between two writes to the node that accepts them.
 	leaderPace = 5 * time.Millisecond
-	// calmPace is the time between two questions to a standby while another node accepts writes, redialPace between two
-	// attempts to connect.
+	// calmPace is the time between two probes of a standby while another node accepts writes. redialPace is the time between
+	// two attempts to connect then.
 	calmPace   = 20 * time.Millisecond
 	redialPace = 100 * time.Millisecond
-	// huntPace and redialHuntPace are the same while nobody does, and huntAfter how long nobody must have.
+	// huntPace and redialHuntPace are the same times while no node accepts writes. They apply after huntAfter without a write.
 	huntPace       = 2 * time.Millisecond
 	redialHuntPace = 10 * time.Millisecond
 	huntAfter      = 40 * time.Millisecond
 
-	// probeLimit is the prober's patience with one question.
+	// probeLimit is the time limit of one probe.
 	probeLimit = time.Second
 
 	// readOnly is the SQLSTATE of a write to a standby, read_only_sql_transaction.
 	readOnly = "25006"
-	// undefinedTable is the SQLSTATE of a standby of yesterday that was just promoted, or of tables not made yet.
+	// undefinedTable is the SQLSTATE of a write before the tables exist, also on a promoted standby that lags far behind.
 	undefinedTable = "42P01"
 )
 
-// timelineSQL is an expression for the timeline that a master writes. It is right from the moment of promotion.
+// timelineSQL is an expression for the timeline of a master. It has the new value from the moment of the promotion.
 const timelineSQL = `('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`
 
 const probeSQL = `update hasql_demo_probe set at = clock_timestamp() returning ` + timelineSQL
@@ -57,7 +57,7 @@ func (p *prober) run(ctx context.Context) {
 			p.watch(ctx, conn)
 			closeNow(conn)
 		}
-		_ = sleep(ctx, p.pace(redialPace, redialHuntPace)) // the loop looks at ctx
+		_ = sleep(ctx, p.pace(redialPace, redialHuntPace)) // the loop checks ctx
 	}
 }
 
@@ -90,7 +90,7 @@ func (p *prober) recovering(ctx context.Context, conn *pgx.Conn) (recovering boo
 	return recovering, err
 }
 
-// write tries to write. When it works, the node accepted writes a moment after the attempt was sent at the latest.
+// write tries to write and records a success.
 func (p *prober) write(ctx context.Context, conn *pgx.Conn) error {
 	limited, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
@@ -106,7 +106,7 @@ func (p *prober) write(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// pace returns how long to wait until the next question: calm while somebody accepts writes, else hunt.
+// pace returns the time until the next probe: calm while some node accepts writes, else hunt.
 func (p *prober) pace(calm, hunt time.Duration) time.Duration {
 	if p.book.quiet(time.Since(p.began)) > huntAfter {
 		return hunt
@@ -114,7 +114,7 @@ func (p *prober) pace(calm, hunt time.Duration) time.Duration {
 	return calm
 }
 
-// refused reports whether a node answered a write with no, so that its connection goes on.
+// refused reports whether the node refused the write. The connection can be used further then.
 func refused(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (pgErr.Code == readOnly || pgErr.Code == undefinedTable)

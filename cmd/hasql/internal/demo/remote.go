@@ -9,10 +9,10 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// againLater is the rest after the tables could not be made.
+// againLater is the time between two attempts to make the tables.
 const againLater = time.Second
 
-// watch runs the application on somebody else's cluster until ctx ends, and tells of its outages.
+// watch runs the application on an existing cluster until ctx ends, and reports its outages.
 func watch(ctx context.Context, o Options, s *screen, b *board) (err error) {
 	config, err := hasql.ParseConfig(o.DSN)
 	if err != nil {
@@ -49,7 +49,7 @@ func watch(ctx context.Context, o Options, s *screen, b *board) (err error) {
 	return nil
 }
 
-// prepareRemote makes the tables as soon as there is a master, and returns PostgreSQL's version.
+// prepareRemote waits for a master, makes the tables, and returns PostgreSQL's version.
 func prepareRemote(ctx context.Context, pm *hasql.PoolManager, s *screen) (version string, err error) {
 	s.line("Waiting for the master …")
 	for {

@@ -14,29 +14,29 @@ import (
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
-// The promises' limits.
+// Limits of the promises.
 const (
 	acceptLimit = 100 * time.Millisecond // from the new master's first accepted write to the application's
-	readLimit   = time.Second            // a reader's patience with one query, and with being without an answer
+	readLimit   = time.Second            // for one query of a reader, and for a reader's time without an answer
 )
 
 // Millis is a duration that JSON shows in milliseconds with one decimal.
 type Millis = dashboard.Millis
 
-// Spread is one figure over several runs.
+// Spread is the median, minimum and maximum of one figure over several runs.
 type Spread struct {
 	Median Millis `json:"median"`
 	Min    Millis `json:"min"`
 	Max    Millis `json:"max"`
 }
 
-// Failover is one fault and what followed.
+// Failover is one fault and the failover after it.
 type Failover struct {
 	Fault       string `json:"fault"`
-	Old         string `json:"old"`         // master
-	Promoted    string `json:"promoted"`    // in its place
-	WroteAgain  bool   `json:"wrote_again"` // if false, the times mean nothing
-	Outage      Millis `json:"outage_ms"`   // from the last write that Old acknowledged to the first that Promoted did
+	Old         string `json:"old"`         // the master before
+	Promoted    string `json:"promoted"`    // the master after
+	WroteAgain  bool   `json:"wrote_again"` // if false, the times have no meaning
+	Outage      Millis `json:"outage_ms"`   // from the last write that Old acknowledged to the first that Promoted acknowledged
 	AfterAccept Millis `json:"after_accept_ms"`
 }
 
@@ -44,29 +44,29 @@ type Failover struct {
 type Kind struct {
 	Fault       string `json:"fault"`
 	Failovers   int    `json:"failovers"`
-	Ended       int    `json:"ended"` // of them, those after which the application wrote again; the times are of these
+	Ended       int    `json:"ended"` // failovers after which the application wrote again; the times are from these
 	Outage      Spread `json:"outage_ms"`
 	AfterAccept Spread `json:"after_accept_ms"`
 }
 
-// Writes is what became of all writes.
+// Writes counts all writes by their outcome.
 type Writes struct {
 	Acknowledged  int `json:"acknowledged"`
 	Lost          int `json:"lost"`
 	OnStaleMaster int `json:"on_stale_master"`
 	Failed        int `json:"failed"`           // outcome unknown to the writer
-	FailedPresent int `json:"failed_but_there"` // of these, found in the ledger
+	FailedPresent int `json:"failed_but_there"` // failed writes that are in the table
 }
 
-// Reads is what became of all reads.
+// Reads counts all reads by their outcome.
 type Reads struct {
 	Answered    int            `json:"answered"`
 	Failed      int            `json:"failed"`
-	LongestWait Millis         `json:"longest_wait_ms"` // of one reader for an answer
+	LongestWait Millis         `json:"longest_wait_ms"` // of a reader, from one answer to the next
 	ByNode      map[string]int `json:"by_node"`
 }
 
-// Promise is one thing that must hold.
+// Promise is one figure that must stay within a limit.
 type Promise struct {
 	Name  string `json:"name"`
 	Limit string `json:"limit"`
@@ -74,7 +74,7 @@ type Promise struct {
 	Kept  bool   `json:"kept"`
 }
 
-// Result is what the demo found.
+// Result is the result of the demo.
 type Result struct {
 	PostgreSQL string     `json:"postgresql"`
 	Failovers  []Failover `json:"failovers"`
@@ -85,7 +85,7 @@ type Result struct {
 	Kept       bool       `json:"kept"`
 }
 
-// record is all that a result is computed from.
+// record holds everything that a Result is computed from.
 type record struct {
 	version     string
 	nodes       []string // names
@@ -106,7 +106,7 @@ func newResult(r record) *Result {
 	for _, p := range r.played {
 		f := Failover{Fault: p.fault, Old: r.nodes[p.old], Promoted: r.nodes[p.next]}
 		if o, ok := outageAfter(p, r.outages); ok {
-			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.length), Millis(o.length) // all of it, for all that is known
+			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.length), Millis(o.length) // if the prober saw nothing, the whole outage counts
 			if o.clusterKnown {
 				f.AfterAccept = Millis(o.afterAccept)
 			}
@@ -122,7 +122,7 @@ func newResult(r record) *Result {
 	return result
 }
 
-// outageAfter finds the outage that a fault made: the one that the promoted node ended.
+// outageAfter finds the outage that a fault caused: the outage that ended with a write on the promoted node.
 func outageAfter(p played, outages []outage) (outage, bool) {
 	i := slices.IndexFunc(outages, func(o outage) bool {
 		return o.gap.moved() && o.gap.after.node == p.next && o.gap.after.done > p.at && o.gap.after.done <= p.until
@@ -149,13 +149,13 @@ func kindOf(fault string, failovers []Failover) Kind {
 	return k
 }
 
-// newSpread returns the median, least and greatest of values; zero if there are none.
+// newSpread returns the median, minimum and maximum of values, and zero if there are no values.
 func newSpread(values []Millis) Spread {
 	if len(values) == 0 {
 		return Spread{}
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	return Spread{sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1]} // the upper of two: no better than it was
+	return Spread{sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1]} // of two values in the middle the greater one
 }
 
 const (
@@ -165,7 +165,7 @@ const (
 	promiseReads = "longest wait of a reader"
 )
 
-// judge fills in the promises.
+// judge computes the promises.
 func (r *Result) judge() {
 	r.Promises = []Promise{
 		{promiseLost, "0", strconv.Itoa(r.Writes.Lost), r.Writes.Lost == 0},
@@ -186,7 +186,7 @@ func (r *Result) judge() {
 	}
 }
 
-// Broken names the promises that did not hold, with limit and figure.
+// Broken returns the promises that were broken, with figure and limit.
 func (r *Result) Broken() (names []string) {
 	for _, p := range r.Promises {
 		if !p.Kept {
@@ -196,7 +196,7 @@ func (r *Result) Broken() (names []string) {
 	return names
 }
 
-// spell writes a limit as text does, "100 ms" or "1 s".
+// spell writes a limit as "100 ms" or "1 s".
 func spell(d time.Duration) string {
 	if d%time.Second == 0 {
 		return fmt.Sprintf("%d s", d/time.Second)
@@ -204,7 +204,7 @@ func spell(d time.Duration) string {
 	return fmt.Sprintf("%d ms", d/time.Millisecond)
 }
 
-// row is one line of the table: a name, a figure, and the promise about it if there is one.
+// row is one line of the table: a name, a figure, and the name of the promise about it, if there is one.
 type row struct{ name, figure, promise string }
 
 // render writes the table.
@@ -266,7 +266,7 @@ func failedFigure(w Writes) string {
 	return fmt.Sprintf("%d (%d took effect)", w.Failed, w.FailedPresent)
 }
 
-// figure shows one time, or median and extremes of several.
+// figure returns a single value, or median, minimum and maximum of several.
 func (k Kind) figure(s Spread) string {
 	switch k.Ended {
 	case 0:

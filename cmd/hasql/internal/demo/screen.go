@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// style colours text, or leaves it alone.
+// style colours text if color is set.
 type style struct{ color bool }
 
 func (s style) paint(code, text string) string {
@@ -25,14 +25,14 @@ func (s style) bad(text string) string  { return s.paint("1;31", text) }
 
 // Kinds of events, as the page's log shows them.
 const (
-	eventFault   = "fault"   // done to the cluster on purpose
-	eventRepair  = "repair"  // done for it
-	eventNoticed = "noticed" // by the library or the prober
-	eventOutage  = "outage"  // felt by the application
+	eventFault   = "fault"   // the demo broke something
+	eventRepair  = "repair"  // the demo repaired or promoted something
+	eventNoticed = "noticed" // the library or the prober noticed something
+	eventOutage  = "outage"  // an outage of the application ended
 	eventError   = "error"
 )
 
-// screen writes the story, line by line, and into the page's log. Its methods may be called from several goroutines.
+// screen writes the log, line by line, to the terminal and to the page. Its methods may be called from several goroutines.
 type screen struct {
 	style
 	out     io.Writer
@@ -40,8 +40,8 @@ type screen struct {
 	book    *book // nil without a page
 
 	mu    sync.Mutex
-	began time.Time // zero of the story's clock
-	mark  time.Time // the last event, which echoes count from
+	began time.Time // time zero of the log
+	mark  time.Time // of the last event; echoes show the time since then
 }
 
 // line writes text as it is.
@@ -58,7 +58,7 @@ func (s *screen) begin(at time.Time) {
 	s.began, s.mark = at, at
 }
 
-// since returns a moment on the story's clock; what was before it began was at zero.
+// since returns the time since the clock began, and zero for a time before.
 func (s *screen) since(at time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +68,7 @@ func (s *screen) since(at time.Time) time.Duration {
 	return max(at.Sub(s.began), 0)
 }
 
-// event tells of something that happened to the cluster.
+// event logs something that happened to the cluster.
 func (s *screen) event(at time.Time, kind, text string) {
 	s.mu.Lock()
 	s.mark = at
@@ -77,7 +77,7 @@ func (s *screen) event(at time.Time, kind, text string) {
 	s.log(at, kind, text)
 }
 
-// echo tells of what followed from the last event, and how soon.
+// echo logs a consequence of the last event, with the time since then.
 func (s *screen) echo(at time.Time, kind, text string) {
 	s.mu.Lock()
 	fmt.Fprintln(s.out, s.good(after(at.Sub(s.mark))+text))
@@ -85,13 +85,13 @@ func (s *screen) echo(at time.Time, kind, text string) {
 	s.log(at, kind, text)
 }
 
-// noticed is an aside that the page shows to all.
+// noticed logs on the page always, and in the terminal like aside.
 func (s *screen) noticed(at time.Time, text string) {
 	s.aside(at, text)
 	s.log(at, eventNoticed, text)
 }
 
-// aside is an echo for those who asked for details.
+// aside is an echo that is logged only with --verbose.
 func (s *screen) aside(at time.Time, text string) {
 	if !s.verbose {
 		return
@@ -109,7 +109,7 @@ func (s *screen) log(at time.Time, kind, text string) {
 	}
 }
 
-// tick writes one line of figures.
+// tick writes one line of the table of seconds.
 func (s *screen) tick(at time.Time, t tick) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,7 +123,7 @@ func clock(d time.Duration, decimals int) string {
 	return fmt.Sprintf("%*s  ", timeWidth, fmt.Sprintf("%.*f s", decimals, d.Seconds()))
 }
 
-// after is the first column of what followed: "      +9 ms  ".
+// after is the first column of an echo: "      +9 ms  ".
 func after(d time.Duration) string {
 	return fmt.Sprintf("%*s  ", timeWidth, fmt.Sprintf("%+d ms", d.Round(time.Millisecond).Milliseconds()))
 }

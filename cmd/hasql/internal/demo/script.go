@@ -7,19 +7,19 @@ import (
 )
 
 const (
-	calmTime   = 2 * time.Second  // before the first fault, and
-	settleTime = time.Second      // between one change of the cluster and the next
-	againTime  = 15 * time.Second // how long the application may take to write again before the demo goes on
+	calmTime   = 2 * time.Second  // before the first fault
+	settleTime = time.Second      // between two changes of the cluster
+	againTime  = 15 * time.Second // how long the demo waits for the application to write again
 )
 
-// played is one fault of the script. Times are since the workload began.
+// played is one fault of the script. Times are durations since the start of the workload.
 type played struct {
 	fault     string
 	old, next int // masters
 	at, until time.Duration
 }
 
-// script does one fault after the other to the master, and makes the cluster whole again after each.
+// script causes one fault of the master after the other, and repairs the cluster after each.
 type script struct {
 	keeper *keeper
 	load   *workload
@@ -77,7 +77,8 @@ func (s *script) step(ctx context.Context, fault string) (p played, err error) {
 	return p, err
 }
 
-// awaitApplication waits until the application writes to the new master, but not for ever: the result will tell.
+// awaitApplication waits until the application writes to the new master, at most againTime. If it does not write, the result
+// says so.
 func (s *script) awaitApplication(ctx context.Context, p played) error {
 	patience := time.NewTimer(againTime)
 	defer patience.Stop()

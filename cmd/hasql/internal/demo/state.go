@@ -11,25 +11,25 @@ import (
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
-// board is what the page shows of the demo. It implements dashboard.Source.
+// board is the demo as the page shows it. It implements dashboard.Source.
 type board struct {
 	run      string
 	owned    bool // whether the page may break the cluster
 	promised bool // whether no write may be lost
 
 	mu      sync.Mutex
-	names   []string // of the nodes, as soon as they are known
+	names   []string // of the nodes, once they are known
 	stage   *stage   // nil until the workload runs
-	verdict string   // in the end
+	verdict string   // at the end of the demo
 }
 
-// stage is what there is once the workload runs.
+// stage holds what exists once the workload runs.
 type stage struct {
-	ctx      context.Context // of what the buttons begin
+	ctx      context.Context // of the actions that the buttons begin
 	pm       *hasql.PoolManager
 	load     *workload
-	keeper   *keeper // nil without buttons
-	postgres string  // version
+	keeper   *keeper // nil if the page has no buttons
+	postgres string  // version of the server
 }
 
 func newBoard(o Options) *board {
@@ -60,13 +60,13 @@ func (b *board) present() (s *stage, verdict string) {
 	return b.stage, b.verdict
 }
 
-// expected returns the nodes as they are before anything is known of them, so that they have their place on the page.
+// expected returns the nodes before anything is known about them, so that the page can show their cards.
 func (b *board) expected() (nodes []dashboard.Node) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, name := range b.names {
 		nodes = append(nodes, dashboard.Node{
-			Name: name, Role: hasql.RoleUnknown.String(), Status: hasql.StatusSuspect.String(), Cause: "not asked yet", Actions: []string{},
+			Name: name, Role: hasql.RoleUnknown.String(), Status: hasql.StatusSuspect.String(), Cause: "not probed yet", Actions: []string{},
 		})
 	}
 	return nodes

@@ -16,10 +16,10 @@ const (
 	writers = 8
 	readers = 8
 
-	// pause is how long a client rests between two operations, so that the machine has time for the failover.
+	// pause is a client's rest between two operations, so that the machine has time left for the failover.
 	pause = 2 * time.Millisecond
 
-	// writeLimit is a writer's patience with one insert. It is far longer than a failover.
+	// writeLimit is the time limit of one insert. It is far longer than a failover.
 	writeLimit = 10 * time.Second
 
 	// writeAgain is a writer's rest after a failure.
@@ -32,34 +32,34 @@ create table hasql_demo_ledger (id bigint primary key, written_at timestamptz no
 create table hasql_demo_probe (at timestamptz not null);
 insert into hasql_demo_probe values (now())`
 
-// application is the start of every connection's application_name; the node's index follows. The server sends it back with
-// each answer, which therefore tells who gave it.
+// application is the start of every connection's application_name; the index of the node follows. Each query returns this
+// name, so its answer shows which node answered.
 const application = "hasql demo "
 
-// Inserts tell also the timeline, so that one on a superseded master is seen for what it is.
+// An insert also returns the timeline, which shows whether the write went to a superseded master.
 const (
 	insertSQL = `insert into hasql_demo_ledger (id) values ($1) returning current_setting('application_name'), ` + timelineSQL
 	selectSQL = `select current_setting('application_name'), (select coalesce(max(id), 0) from hasql_demo_ledger)`
 )
 
-// workload is an application: writers and readers that know nothing of nodes.
+// workload is the application: writers and readers that do not know the nodes.
 type workload struct {
 	pm     *hasql.PoolManager
 	began  time.Time
 	book   *book
 	screen *screen
 
-	ended    chan gap      // outages, for the herald
-	settled  chan outage   // the same, once all is known of them, for whoever waits for it
-	auditDue chan struct{} // the writes have moved; capacity 1
-	stop     chan struct{} // closed to end
+	ended    chan gap      // outages that ended, for the herald
+	settled  chan outage   // the same outages, once the herald has completed them
+	auditDue chan struct{} // an audit is due; capacity 1
+	stop     chan struct{} // closed to end the clients
 	clients  sync.WaitGroup
 	watchers sync.WaitGroup
 
 	sequences [writers]atomic.Int64 // of the last write
 }
 
-// newWorkload makes an application that begins now, and so does the story.
+// newWorkload makes an application and starts the clock of the log.
 func newWorkload(pm *hasql.PoolManager, s *screen) *workload {
 	began := time.Now()
 	s.begin(began)
@@ -69,7 +69,7 @@ func newWorkload(pm *hasql.PoolManager, s *screen) *workload {
 	}
 }
 
-// start lets the clients loose. They end at finish or, without finishing what they are at, when ctx ends.
+// start starts the clients. They end after their current operation when conclude is called, and at once when ctx ends.
 func (w *workload) start(ctx context.Context) {
 	for i := range writers {
 		w.clients.Go(func() { w.write(ctx, i) })
@@ -79,7 +79,7 @@ func (w *workload) start(ctx context.Context) {
 	}
 }
 
-// accompany starts those who watch the application: a prober for each node, the herald, the auditor. They end with ctx.
+// accompany starts a prober for each node, the herald and the audits. They end with ctx.
 func (w *workload) accompany(ctx context.Context, config *hasql.Config) {
 	for i, n := range config.Nodes {
 		p := &prober{node: i, config: n.Pool.ConnConfig.Copy(), began: w.began, book: w.book, found: func(a answer) {
@@ -91,13 +91,13 @@ func (w *workload) accompany(ctx context.Context, config *hasql.Config) {
 	w.watchers.Go(func() { w.auditAfterFailovers(ctx) })
 }
 
-// wait returns when nothing of the workload runs any more.
+// wait returns when every goroutine of the workload has ended.
 func (w *workload) wait() {
 	w.clients.Wait()
 	w.watchers.Wait()
 }
 
-// conclude lets every client finish its operation, looks for every write that must be there, and returns the record.
+// conclude lets every client finish its operation, looks for the acknowledged and the failed writes, and returns the record.
 func (w *workload) conclude(ctx context.Context) (r record, err error) {
 	close(w.stop)
 	w.clients.Wait()
@@ -115,7 +115,7 @@ func (w *workload) conclude(ctx context.Context) (r record, err error) {
 	return r, nil
 }
 
-// summary is what the application felt, in one line.
+// summary returns the counters and outages of the application in one line.
 func (w *workload) summary() string {
 	writes, _, _ := w.book.counts(time.Since(w.began))
 	outages := w.book.outages()
@@ -131,7 +131,7 @@ func (w *workload) summary() string {
 	return text
 }
 
-// idOf is the primary key of a writer's write.
+// idOf returns the primary key of a write.
 func idOf(writer int, sequence int64) int64 { return int64(writer)<<40 | max(sequence, 0) }
 
 func (w *workload) write(ctx context.Context, writer int) {
@@ -162,16 +162,16 @@ func (w *workload) write(ctx context.Context, writer int) {
 	}
 }
 
-// nodeOf returns the node of an application_name.
+// nodeOf returns the node that an application_name belongs to.
 func nodeOf(name string) int {
 	node, err := strconv.Atoi(strings.TrimPrefix(name, application))
 	if err != nil {
-		panic(err) // it is what newPoolManager set
+		panic(err) // newPoolManager sets only such names
 	}
 	return node
 }
 
-// offer sends to a channel, unless it is full of what nobody has waited for.
+// offer sends to a channel unless the channel is full.
 func offer[T any](c chan<- T, value T) {
 	select {
 	case c <- value:
@@ -214,13 +214,13 @@ func (w *workload) rest(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// The herald looks again whether the prober has found a new master too, for as long as the application may be ahead of it.
+// The application may find a new master before the prober does. The herald waits for the prober, for at most heraldPatience.
 const (
 	heraldPace     = 10 * time.Millisecond
 	heraldPatience = time.Second
 )
 
-// herald tells of each outage when it is over and all is known of it, until ctx ends.
+// herald logs each outage when it is over and the prober has seen its end too, until ctx ends.
 func (w *workload) herald(ctx context.Context) {
 	for {
 		var ended gap
@@ -237,9 +237,9 @@ func (w *workload) herald(ctx context.Context) {
 			}
 			o = w.book.outageOf(ended)
 		}
-		tell := w.screen.echo // of what was done to the cluster
+		tell := w.screen.echo // a consequence of the last fault
 		if o.kind == kindPause {
-			tell = w.screen.event // of nothing that is known
+			tell = w.screen.event // no known fault caused it
 		}
 		tell(w.began.Add(ended.after.done), eventOutage, o.describe(w.book.nodes))
 		offer(w.settled, o)
@@ -275,7 +275,7 @@ func (w *workload) report(ctx context.Context) {
 	}
 }
 
-// condition is a node's role, or why it has none.
+// condition returns the role of a node that is up, else its status.
 func condition(n hasql.NodeState) string {
 	if n.Status == hasql.StatusUp {
 		return n.Role.String()

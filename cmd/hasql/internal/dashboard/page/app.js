@@ -1,13 +1,13 @@
-// The page: follows the stream of frames and puts each into the document. Elements are made once and then only changed,
-// so that nothing loses its focus or its place.
+// The page follows the stream of frames and shows each frame in the document. Elements are created once and then only
+// changed, so that none loses its focus or its scroll position.
 import { Chart } from "./chart.js";
 
 const $ = (id) => document.getElementById(id);
 const chart = new Chart($("timeline"));
 const cards = new Map(); // by node's name
-let run = ""; // what the page shows; another one starts afresh
+let run = ""; // the run that the page shows; when another run begins, the page is cleared
 let lastEvent = 0;
-let refusal = ""; // what became of the last button, if nothing
+let refusal = ""; // the error of the last button press, if it failed
 
 const source = new EventSource("api/events");
 source.onopen = () => link("live", "live");
@@ -73,7 +73,7 @@ function clock(ms) {
   return `${Math.floor(s / 3600)} h ${Math.floor(s / 60) % 60} min`;
 }
 
-// Why a node is in its state, for those who do not know the library's words.
+// Words for the statuses, for readers who do not know those of the library.
 const words = { up: "", suspect: "suspect", down: "down", stale: "fenced", foreign: "another cluster" };
 
 function showNode(node, frame) {
@@ -103,7 +103,7 @@ function showNode(node, frame) {
   card.querySelector(".buttons").hidden = !frame.owned;
   for (const button of card.querySelectorAll("button")) {
     if (button.dataset.action === "freeze" || button.dataset.action === "thaw") {
-      // One button, for a node is either frozen or not. While nothing is on offer it stays what it is.
+      // Freeze and thaw share one button. While neither is possible the button keeps its last text.
       if (node.actions.includes("thaw")) button.dataset.action = "thaw";
       else if (node.actions.length > 0) button.dataset.action = "freeze";
       set(button, button.dataset.action === "thaw" ? "Thaw" : "Freeze");
@@ -130,7 +130,7 @@ function showCounts(writes) {
   for (const name of ["lost", "stray"]) $(name).parentElement.classList.toggle("broken", writes[name] > 0);
 }
 
-// What an outage comes after.
+// Words for the kinds of outages.
 const kinds = { crash: "crash", freeze: "freeze", switchover: "switchover", failover: "failover", pause: "pause" };
 const path = (o) => (o.from === o.to ? o.to : `${o.from} → ${o.to}`);
 let shownOutages = "";
@@ -202,7 +202,7 @@ function link(name, text) {
   set($("link"), text);
 }
 
-// set changes an element only if it must, so that screen readers are told of changes alone.
+// set changes an element only if its text differs, so that screen readers announce only changes.
 function set(element, text) {
   text = String(text);
   if (element.textContent !== text) element.textContent = text;

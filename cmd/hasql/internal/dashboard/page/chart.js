@@ -17,7 +17,7 @@ export class Chart {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (this.colors = null));
     new ResizeObserver(() => this.resize()).observe(canvas);
     const loop = (now) => {
-      // Whoever wants no motion gets a picture each second.
+      // For users who prefer reduced motion the chart is drawn once per second.
       if (!this.still.matches || now - (this.drawnAt ?? -1e9) >= 1000) {
         this.drawnAt = now;
         this.draw(now);
@@ -30,7 +30,7 @@ export class Chart {
   reset() {
     this.frame = null;
     this.bins = new Map(); // by number
-    this.states = new Map(); // by node: since when it is what it is, as far as this page has seen
+    this.states = new Map(); // by node: its state, and since when this page has seen it
     this.offset = -Infinity; // from the browser's clock to the workload's
     this.ended = false;
   }
@@ -38,7 +38,7 @@ export class Chart {
   take(frame) {
     this.frame = frame;
     this.ended = frame.phase === "ended";
-    if (frame.phase === "starting") return; // no clock runs yet
+    if (frame.phase === "starting") return; // the workload has not begun
     const { first, bins } = frame.timeline;
     bins.forEach((bin, i) => this.bins.set(first + i, bin));
     const oldest = first + bins.length - 3200;
@@ -54,7 +54,8 @@ export class Chart {
     const last = frame.outages.findLast((o) => o.kind !== "pause");
     const label = "Writes and reads by node over time." + (last ? ` Last failover: ${Math.round(last.outage_ms)} ms, ${last.from} to ${last.to}.` : "");
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
-    // Frames come late, never early; so the largest difference is the best. It fades, for clocks drift.
+    // A frame may arrive late but never early, so the largest difference is the best estimate. The estimate decays because
+    // clocks drift.
     this.offset = Math.max(this.offset - 0.05, frame.now_ms - performance.now());
   }
 
@@ -185,7 +186,7 @@ export class Chart {
     }
   }
 
-  // outages are those in view, and the one that has not ended.
+  // outages returns the outages in view, including one that has not ended.
   outages(view) {
     const { frame } = this;
     const list = frame.outages.filter((o) => o.ended_ms > view.from && o.began_ms < view.now);
@@ -208,7 +209,7 @@ export class Chart {
     pen.fillRect(b - 0.5, top - 6, 1, bottom - top + 6);
   }
 
-  // way shows where the writes went: from the old master's last to the new one's first.
+  // way draws a line from the last write on the old master to the first write on the new master.
   way(view, outage) {
     const { pen, colors, frame } = this;
     const a = view.x(outage.began_ms), b = Math.max(view.x(outage.ended_ms), a + 2);
@@ -240,7 +241,8 @@ export class Chart {
   }
 }
 
-// usual is the height that a full bar stands for: more than nearly all have, so that one burst does not dwarf the rest.
+// usual returns the count that a bar of full height stands for. Nearly all bars are lower, so that a single burst does not
+// make all others small.
 function usual(counts) {
   counts.sort((a, b) => a - b);
   return Math.max(1, counts[Math.floor(counts.length * 0.97)] ?? 1);
