@@ -1,11 +1,11 @@
 #!/bin/sh
-# Finds the images that docker-compose.yml builds on, and prints their names as Compose wants them:
+# Finds the images that docker-compose.yml builds on, and prints their names for Compose:
 #
 #   scripts/base-image.sh >.env
 #
-# These are Debian's and Go's own, here or in the registry. Where no registry can be reached it makes two: one with
-# debootstrap, and one more with the Go and the certificate authorities of this machine. That takes root, or sudo without
-# a password, a Debian mirror, and one to two minutes.
+# It uses the images of Debian and Go, from this machine or from the registry. If no registry can be reached, it makes two
+# images: one with debootstrap, and one that also has the Go and the certificate authorities of this machine. That needs
+# root, or sudo without a password, a Debian mirror, and one to two minutes.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ go=golang:1.26-bookworm
 made_base=hasql-base:bookworm
 made_go=hasql-go:bookworm
 
-# pull_limit is the patience with the registry, in seconds, for each image.
+# pull_limit is how long the registry may take for each image, in seconds.
 pull_limit=300
 
 found() { docker image inspect "$1" "$2" >/dev/null 2>&1; }
@@ -29,7 +29,7 @@ as_root() {
 	if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# make_images makes both from one folder.
+# make_images makes both images from one folder.
 make_images() {
 	echo "No registry has $base and $go: making $made_base and $made_go."
 	scripts/need.sh debootstrap certs
@@ -42,7 +42,7 @@ make_images() {
 		tail -n 20 "$scratch/log"
 		return 1
 	}
-	# In an image packages come the way they come to this machine.
+	# The image gets its packages through the same proxy as this machine.
 	apt-config dump 2>/dev/null | grep -E '^Acquire::https?::Proxy ' | as_root tee "$root/etc/apt/apt.conf.d/90proxy" >/dev/null || true
 	import "$root" $made_base
 	as_root mkdir -p "$root/usr/local/go" "$root/etc/ssl/certs"
@@ -51,7 +51,7 @@ make_images() {
 	import "$root" $made_go --change 'ENV PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 }
 
-# mirror is where this machine has its Debian packages from.
+# mirror prints the address from which this machine gets its Debian packages.
 mirror() {
 	# shellcheck disable=SC2016 # apt-get itself fills this in
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null | grep -v security | head -n 1

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs every fuzz target of the root module in turn, each for the time given: scripts/fuzz.sh 10m
 #
-# Each target gets one line, a failure its whole output. What fails is then in testdata/fuzz as a seed, and fails in
-# go test too until it is mended.
+# It prints one line for each target, and the whole output of a target that fails. A failing input is kept as a seed in
+# testdata/fuzz, so go test fails too until the bug is fixed.
 set -eu
 
 time=$1
@@ -14,7 +14,7 @@ for package in $(go list ./...); do
 	go test -list '^Fuzz' "$package" >"$output" || { cat "$output"; failed="$failed $package"; continue; }
 	for target in $(grep '^Fuzz' "$output" || true); do
 		verdict=ok
-		# Shrinking inputs that are merely new takes up to a minute for each by default.
+		# By default Go spends up to a minute on shrinking each new input.
 		go test -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 20x "$package" >"$output" 2>&1 || verdict=FAILED
 		if [ $verdict = FAILED ]; then
 			cat "$output"

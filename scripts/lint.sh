@@ -1,20 +1,20 @@
 #!/bin/sh
-# Looks for what can be found without running anything: scripts/lint.sh DIR...
+# Checks the code without running it: scripts/lint.sh DIR...
 #
-# go vet, staticcheck, go fix and go mod tidy in each module, gofumpt over all of them. What it finds it prints, and then
-# it fails. bin/ holds staticcheck and gofumpt; see the Makefile.
+# It runs go vet, staticcheck, go fix and go mod tidy in each module, and gofumpt over all of them. It prints what they find
+# and fails if they find anything. staticcheck and gofumpt are in bin/; see the Makefile.
 set -eu
 
 bin=$(cd "$(dirname "$0")/.." && pwd)/bin
 failed=
 
-# check runs a command that should be silent and successful.
+# check runs a command. Any output or a failure is a finding.
 check() {
 	what=$1
 	shift
 	status=0
 	output=$("$@" 2>&1) || status=$?
-	# Downloads are news, not findings.
+	# Messages about downloads are not findings.
 	output=$(printf '%s\n' "$output" | grep -v '^go: downloading ' || true)
 	if [ $status -ne 0 ] || [ -n "$output" ]; then
 		printf -- '-- %s: %s\n%s\n' "$module" "$what" "$output"

@@ -1,14 +1,13 @@
 #!/bin/sh
 # Runs the core of the integration tests on several major versions of PostgreSQL: scripts/majors.sh MAJOR...
 #
-# A version that is not installed is fetched from the Debian suite that has it and unpacked into a cache folder, with the
-# libraries that it needs, which its programs are told to use. Nothing is installed, and no right is needed: apt-get
-# verifies the archives by Debian's keyring as it always does. Where that cannot be had, the version is skipped, and a line
-# says why. The exit status is 0 if no test failed.
+# A version that is not installed is downloaded from the Debian suite that has it, and unpacked into a cache folder together
+# with its libraries. Nothing is installed, and no special right is needed. apt-get verifies the archives with Debian's
+# keyring. A version that cannot be downloaded is skipped, and a line says why. The exit status is 0 if no test failed.
 set -eu
 cd "$(dirname "$0")/.."
 
-# Root's servers run under another account, which may not look into root's home.
+# Servers that root starts run under another account, which may not read root's home folder.
 if [ "$(id -u)" -eq 0 ]; then
 	cache=${HASQL_CACHE:-/var/cache/hasql}
 else
@@ -18,7 +17,7 @@ keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 race=-race
 [ "$(go env CGO_ENABLED)" != 0 ] || race=
 
-# What most depends on the server: roles, promotions, ends of sessions, timelines, lag, and a little chaos.
+# The tests that depend most on the server: roles, promotions, ends of sessions, timelines, lag, and a short chaos run.
 core='^Test(WorkGoes|TargetSessionAttrs|Failover|Switchover|ReplicaComesAndGoes|RestartOfTheMaster|CrashOfABackend'
 core="$core|PromotionIsNoticed|MasterSetReadOnly|RefusedWrite|SilenceUnderTraffic|Minority|StatementsOnAFrozen"
 core="$core|ThawedMaster|MasterThatGoesOn|TwoMasters|ForeignNode|Replica(ThatFalls|ThatIsCut|OfAnIdle|ThatLacks)|ReadAtLeast"
@@ -37,14 +36,14 @@ suite_of() {
 	esac
 }
 
-# apt_get knows one suite alone, and has folders of its own.
+# apt_get is apt-get with a single suite and with folders of its own.
 apt_get() {
 	apt-get -qq -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=/dev/null -o Dir::State="$state" \
 		-o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" -o APT::Sandbox::User="$(id -un)" \
 		-o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 
-# fetch unpacks a version with its libraries into the cache, in a subshell. It says what went wrong, if something did.
+# fetch unpacks a version with its libraries into the cache, in a subshell. If it fails, it prints why.
 fetch() {
 	major=$1
 	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || { echo "there is no apt-get"; return 1; }
@@ -58,21 +57,21 @@ fetch() {
 	state=$fresh/apt
 	mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$fresh/debs"
 	: >"$state/status"
-	# From the same archive as this machine's own packages, which may be a mirror.
+	# Use the archive of this machine's own packages, which may be a mirror.
 	archive=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' | grep -v security | head -n 1)
 	[ -n "$archive" ] || { echo "apt has no archive of Debian's"; return 1; }
 	echo "deb [signed-by=$keyring] $archive $suite main" >"$state/sources.list"
 	if unpack >"$state/log" 2>&1; then
 		rm -rf "$fresh/apt" "$fresh/debs"
-		mv -T "$fresh" "$cache/$major" 2>/dev/null || [ -d "$cache/$major" ] # else somebody was first
+		mv -T "$fresh" "$cache/$major" 2>/dev/null || [ -d "$cache/$major" ] # otherwise another process was first
 	else
 		tail -n 3 "$state/log"
 		return 1
 	fi
 }
 
-# unpack fetches into $fresh what version $major needs to run: of what apt would install, the server, its client and
-# libraries. Without LLVM, which is bigger than all the rest, there is no just-in-time compilation.
+# unpack downloads into $fresh what version $major needs to run: the server, its client and the libraries. It leaves out LLVM,
+# which is larger than all the rest, so there is no just-in-time compilation.
 unpack() {
 	apt_get update &&
 		packages=$(apt_get -s install --no-install-recommends "postgresql-$major" patchelf |
@@ -89,7 +88,7 @@ unpack() {
 	relink
 }
 
-# relink makes the programs use the loader and the libraries that came with them, once they are in the cache.
+# relink makes the programs use the loader and the libraries from the cache.
 relink() {
 	triplet=$(basename "$(dirname "$(find "$fresh" -name 'libc.so.6' | head -n 1)")")
 	loader=$(find "$fresh" -path '*lib*/ld-linux*' | head -n 1)

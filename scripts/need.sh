@@ -1,14 +1,14 @@
 #!/bin/sh
-# Makes sure of what the Makefile's targets need besides Go.
+# Checks that everything is installed that the Makefile's targets need besides Go, and installs what is missing where it may.
 #
 #   scripts/need.sh [postgres] [cc] [libpq] [make] [certs] [netns] [patroni] [poolers] [chromium] [docker] [debootstrap]
 #
-# It says nothing if all is there. Where apt-get is and we may use it (root, or sudo without a password), it installs
-# what is missing, PostgreSQL without creating a server, and none of the services that come along is started or enabled.
-# Docker it never installs. Otherwise it says what to install and exits with 2.
+# If everything is there it prints nothing. Where apt-get is available and the user may use it (root, or sudo without a
+# password), it installs what is missing. It creates no PostgreSQL server, and it starts and enables no service. It never
+# installs Docker. If it cannot install something, it prints what to install and exits with 2.
 set -eu
 
-# has_postgres goes by the same places as internal/pgcluster does.
+# has_postgres looks in the same places as internal/pgcluster.
 has_postgres() {
 	if [ -n "${PGBINDIR:-}" ]; then
 		complete "$PGBINDIR"
@@ -26,13 +26,13 @@ complete() {
 	done
 }
 
-# has_cc looks for what cgo, and so the race detector, compiles with. Whoever turns cgo off does without.
+# has_cc looks for the C compiler of cgo, which the race detector needs. If cgo is turned off, none is needed.
 has_cc() {
 	[ "${CGO_ENABLED:-}" != 0 ] || return 0
 	cc=$(go env CC) && command -v "${cc%% *}" >/dev/null && echo '#include <stdlib.h>' | "${cc%% *}" -E - >/dev/null 2>&1
 }
 
-# has_libpq looks for what the program in testdata/libpq.c is made with, where it can run.
+# has_libpq looks for the header files that testdata/libpq.c needs. That program is used on Linux only.
 has_libpq() {
 	[ "$(uname)" = Linux ] || return 0
 	include=$(pg_config --includedir 2>/dev/null) || return
@@ -41,12 +41,12 @@ has_libpq() {
 
 has_make() { command -v make >/dev/null; }
 
-# has_certs looks where Debian and Ubuntu have what go needs for downloading modules.
+# has_certs looks for the certificate authorities of Debian and Ubuntu, which go needs for downloading modules.
 has_certs() {
 	[ -n "${SSL_CERT_FILE:-}${SSL_CERT_DIR:-}" ] || [ -e /etc/ssl/certs/ca-certificates.crt ] || ! command -v apt-get >/dev/null
 }
 
-# has_patroni and has_poolers go by the same places as internal/pgcluster does.
+# has_patroni and has_poolers look in the same places as internal/pgcluster.
 has_patroni() { has_programs patroni etcd; }
 has_poolers() { has_programs pgbouncer haproxy; }
 
@@ -56,12 +56,13 @@ has_programs() {
 	done
 }
 
-# has_netns wants what tests of partitions use, unless we may not make network namespaces: then they are skipped anyway.
+# has_netns looks for the programs that tests of partitions use. Where the user may not make network namespaces these tests
+# are skipped, so nothing is needed.
 has_netns() {
 	! unshare --net true 2>/dev/null || { command -v ip && command -v iptables; } >/dev/null || ! command -v apt-get >/dev/null
 }
 
-# has_chromium looks for the same names as the tests in cmd/hasql/browser.
+# has_chromium looks for the same programs as the tests in cmd/hasql/browser.
 has_chromium() {
 	for program in chromium chromium-browser google-chrome; do
 		command -v "$program" >/dev/null && return
@@ -69,15 +70,15 @@ has_chromium() {
 	return 1
 }
 
-# has_docker wants an engine that answers, and Compose in either version.
+# has_docker looks for an engine that answers, and for Compose in either version.
 has_docker() {
 	docker version >/dev/null 2>&1 && { docker compose version || docker-compose version; } >/dev/null 2>&1
 }
 
 has_debootstrap() { has_programs debootstrap; }
 
-# packages_for names none for Docker: its engine runs as root and changes the machine's network rules, which is for the
-# machine's owner to decide.
+# packages_for has no package for Docker: its engine runs as root and changes the machine's network rules, so the owner of
+# the machine has to decide that.
 packages_for() {
 	case $1 in
 	postgres) echo postgresql ;;
@@ -121,7 +122,7 @@ hint_for() {
 	chromium) echo "Chromium, for tests of the demo's page: apt-get install chromium" ;;
 	docker)
 		cat <<-'EOF'
-			A Docker engine that runs and that you may use (docker version tells), and Docker Compose:
+			A running Docker engine that you may use (check with docker version), and Docker Compose:
 			  Debian, Ubuntu:  apt-get install docker.io docker-compose; systemctl start docker
 			  elsewhere:       https://docs.docker.com/engine/install/
 		EOF
@@ -130,7 +131,7 @@ hint_for() {
 	esac
 }
 
-# as_root runs a command as root, or fails if it may not.
+# as_root runs a command as root. It fails if the user may not do that.
 as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
 		"$@"
@@ -148,10 +149,11 @@ apt_get() {
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 "$@" </dev/null
 }
 
-# install_packages installs from Debian's and Ubuntu's archives. Services that come along are neither started, which a
-# policy forbids (see the manual of invoke-rc.d; the machine's own is put back afterwards), nor started at the next boot.
+# install_packages installs packages of Debian and Ubuntu. Their services are not started: a policy forbids that during the
+# installation (see the manual of invoke-rc.d), and the machine's own policy is restored afterwards. The services are also not
+# started at the next boot.
 install_packages() {
-	apt_get update || true # one broken source of many is no reason to give up
+	apt_get update || true # the packages may be there although one source is broken
 	services=
 	for program in patroni etcd pgbouncer haproxy; do
 		has_programs $program || services="$services $program"
@@ -164,13 +166,13 @@ install_packages() {
 	as_root rm -f $policy
 	[ ! -e $policy.hasql ] || as_root mv -f $policy.hasql $policy || return
 	for service in $services; do
-		as_root systemctl disable "$service" || true # it did not come, or there is no systemd
+		as_root systemctl disable "$service" || true # the service was not installed, or there is no systemd
 	done
 	return $result
 }
 
-# install_without_cluster keeps Debian's PostgreSQL from making a cluster for port 5432 by postgresql-common's own setting,
-# put back afterwards.
+# install_without_cluster installs packages. A setting of postgresql-common keeps Debian's PostgreSQL from making a cluster on
+# port 5432; the old setting is restored afterwards.
 install_without_cluster() {
 	case " $* " in
 	*" postgresql "*) ;;
@@ -224,9 +226,9 @@ if [ -n "$packages" ] && may_install; then
 		missing=$still
 	fi
 	cat "$log" >&2
-	echo "That did not work. Please install by hand:" >&2
+	echo "The installation failed. Please install by hand:" >&2
 else
-	echo "Missing on this machine, and not ours to install:" >&2
+	echo "Missing on this machine, and this user may not install it. Please install:" >&2
 fi
 for need in $missing; do
 	hint_for "$need" >&2

@@ -1,30 +1,30 @@
 #!/bin/sh
 # Vets and tests modules, one after the other: scripts/test.sh DIR...
 #
-# Each package gets go test's own line, each module one with its time. Failures come with their whole output, and do not
-# keep the other modules from being tested.
+# It prints go test's line for each package and a line with the time for each module. A failure is printed with its whole
+# output. The other modules are tested all the same.
 set -eu
 
 race=-race
 if [ "$(go env CGO_ENABLED)" = 0 ]; then
 	race=
-	echo "without -race: cgo is off" >&2
+	echo "tests run without -race because cgo is off" >&2
 fi
 export HASQL_REQUIRE_POSTGRES=1
 
-# What these tests need in addition may be had on few systems: elsewhere they are skipped.
+# Some tests need programs that few systems have. Where these are missing, the tests are skipped.
 if "$(dirname "$0")/need.sh" patroni; then export HASQL_REQUIRE_PATRONI=1; fi
 if "$(dirname "$0")/need.sh" poolers; then export HASQL_REQUIRE_POOLERS=1; fi
 
-# test_module runs in the module's folder. Vetting comes first because it compiles all packages at once; the tests
-# run one package at a time, as several of them start whole clusters.
+# test_module runs in the module's folder. go vet comes first, because it compiles all packages at once. The tests run one
+# package at a time, because several packages start whole clusters.
 test_module() {
 	go vet $race ./... || return
 	run_tests && return
-	# The race detector's own code crashes once in a long while under testing/synctest (Go 1.26): a bare SIGSEGV
-	# outside of Go code, where a fault of ours would be a panic. That says nothing of the tests, so they run again.
+	# Rarely the race detector itself crashes under testing/synctest (Go 1.26), with a SIGSEGV outside of Go code. A bug in
+	# this project would be a panic instead. So the tests run again.
 	[ -n "$race" ] && grep -q '^SIGSEGV: segmentation violation' "$output" || return 1
-	echo "the race detector itself crashed; once more" >&2
+	echo "the race detector itself crashed; the tests run again" >&2
 	run_tests
 }
 
