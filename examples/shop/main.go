@@ -1,9 +1,9 @@
-// Shop is a small service as people run them: an HTTP server over a highly available PostgreSQL cluster.
+// Shop is an example of a whole service: an HTTP server that uses a highly available PostgreSQL cluster.
 //
 //	DATABASE_URL='postgres://app@pg1,pg2,pg3/shop' go run github.com/pghasql/hasql/examples/shop
 //
-// It brings its tables up to date on the master, writes to the master, reads from the replicas, tells whoever watches over
-// it how it is, and lets requests finish when it is asked to stop.
+// It migrates its tables on the master, writes to the master, and reads from the replicas. It serves metrics and probes. When
+// it is asked to stop, it lets running requests finish.
 package main
 
 import (
@@ -40,8 +40,8 @@ func main() {
 }
 
 const (
-	startLimit = time.Minute      // for the tables to be brought up to date
-	grace      = 20 * time.Second // for requests under way, once asked to stop
+	startLimit = time.Minute      // for the migration of the tables
+	grace      = 20 * time.Second // for running requests, after the service was asked to stop
 )
 
 // run serves on listener until ctx ends.
@@ -80,7 +80,7 @@ func run(ctx context.Context, dsn string, listener net.Listener, log *zap.Logger
 	return err
 }
 
-// shutDown gives whatever ends gracefully its time.
+// shutDown calls end, a graceful shutdown, with a context that ends after grace.
 func shutDown(end func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

@@ -6,7 +6,7 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// collector tells Prometheus what the pool knows and does, at each scrape.
+// collector exports the state and the counters of the pool to Prometheus. It reads them at each scrape.
 type collector struct{ pool *hasql.PoolManager }
 
 var (

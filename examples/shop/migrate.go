@@ -14,8 +14,8 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// migrate brings the tables up to date. It waits for a master. Of several instances that start together one does the work,
-// the others wait for it: tern takes an advisory lock.
+// migrate brings the tables up to date. It waits for a master. If several instances start together, one of them migrates and
+// the others wait for it, because tern takes an advisory lock.
 func migrate(ctx context.Context, pool *hasql.PoolManager) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {

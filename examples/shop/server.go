@@ -17,7 +17,7 @@ import (
 	"github.com/pghasql/hasql/hasqlhttp"
 )
 
-// server has a route for each kind of work. Routes are made once.
+// server has one route for writes and one for reads. Both are made once and used by all requests.
 type server struct {
 	pool  *hasql.PoolManager
 	write queries
@@ -25,7 +25,7 @@ type server struct {
 	log   *zap.Logger
 }
 
-// newHandler returns the whole service: the shop, and what those ask who watch over it.
+// newHandler returns the handler of the whole service: the shop, its metrics, its probes and the status page.
 func newHandler(pool *hasql.PoolManager, log *zap.Logger) http.Handler {
 	s := &server{pool: pool, write: queries{pool.Master()}, read: queries{pool.Replica(hasql.WithFallbackMaster(true))}, log: log}
 	mux := http.NewServeMux()
@@ -39,7 +39,7 @@ func newHandler(pool *hasql.PoolManager, log *zap.Logger) http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.Handle("GET /hasql", hasqlhttp.Handler(pool))
 	mux.Handle("GET /livez", hasqlhttp.Live(pool))
-	// The shop is of use as long as it can be read from. During a failover it stays ready: writes wait.
+	// The shop is useful as long as it can read. So it stays ready during a failover, while writes wait.
 	mux.Handle("GET /readyz", hasqlhttp.Ready(pool, 0, 1))
 	return mux
 }
@@ -49,11 +49,12 @@ func (s *server) listProducts(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, products, err)
 }
 
-// getProduct reads from a replica; one that has what the caller wrote, if he says how far that was.
+// getProduct reads from a replica. With the parameter written, the position in the WAL after the caller's write, it reads from
+// a replica that has replayed this position.
 func (s *server) getProduct(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	if err != nil {
-		http.Error(w, "a product's id is a number", http.StatusBadRequest)
+		http.Error(w, "the id of a product is a number", http.StatusBadRequest)
 		return
 	}
 	read := s.read
@@ -69,7 +70,8 @@ func (s *server) getProduct(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, p, err)
 }
 
-// addProduct writes in one transaction, and says where the product is to be found, also right now.
+// addProduct writes in one transaction. The header Location contains the position in the WAL, so that a read of this URL
+// sees the product at once.
 func (s *server) addProduct(w http.ResponseWriter, r *http.Request) {
 	var p product
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&p); err != nil || p.Brand == "" || p.Name == "" {
@@ -99,28 +101,28 @@ func (s *server) sell(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, map[string]int{"left": left}, err)
 }
 
-// answer writes a value, or what an error means to the caller. What it means to us goes to the log.
+// answer writes a value, or for an error a message for the caller. The error itself goes to the log.
 func (s *server) answer(w http.ResponseWriter, status int, value any, err error) {
 	if err == nil {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(value) // an error means that nobody reads it
+		_ = json.NewEncoder(w).Encode(value) // an error means that the client is gone
 		return
 	}
 	_, noNode := errors.AsType[*hasql.NoNodeError](err)
 	pgErr, refused := errors.AsType[*pgconn.PgError](err)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		http.Error(w, "there is none, or not so many", http.StatusNotFound)
+		http.Error(w, "there is no such item, or too few of them", http.StatusNotFound)
 	case refused && pgErr.Code == "23505":
-		http.Error(w, "there is one already", http.StatusConflict)
+		http.Error(w, "it exists already", http.StatusConflict)
 	case refused && pgErr.Code[:2] == "22", refused && pgErr.Code[:2] == "23":
-		http.Error(w, "the values make no sense", http.StatusUnprocessableEntity)
+		http.Error(w, "the values are invalid", http.StatusUnprocessableEntity)
 	case noNode:
 		s.log.Warn("no node", zap.Error(err))
 		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the database is away", http.StatusServiceUnavailable)
-	default: // also a write whose outcome is unknown because its node died: the caller has to look
+		http.Error(w, "the database is not available", http.StatusServiceUnavailable)
+	default: // also a write whose outcome is unknown because its node died: the caller has to check
 		s.log.Error("request failed", zap.Error(err))
 		http.Error(w, "internal error", http.StatusInternalServerError)
 	}

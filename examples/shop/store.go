@@ -9,7 +9,7 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// product is what is for sale, in all its sizes and colours.
+// product is a product in all its sizes and colours.
 type product struct {
 	ID    int64  `json:"id"`
 	Brand string `json:"brand"`
@@ -25,8 +25,8 @@ type sku struct {
 	Stock  int    `json:"stock"`
 }
 
-// queries are the shop's, on whatever they run: a route to the master or to replicas, or a transaction. They are what
-// sqlc would generate.
+// queries are the queries of the shop. They run on a route to the master, on a route to the replicas, or in a transaction.
+// sqlc would generate similar code.
 type queries struct{ db db }
 
 type db interface {
@@ -42,19 +42,19 @@ select p.id, b.name as brand, p.name,
 from products p join brands b on b.id = p.brand_id left join skus s on s.product_id = p.id
 where `
 
-// products lists those of a brand, or all if it is "".
+// products returns the products of a brand, or all products if brand is "".
 func (q queries) products(ctx context.Context, brand string) ([]product, error) {
 	rows, _ := q.db.Query(ctx, selectProducts+`$1 in ('', b.name) group by p.id, b.name order by p.id limit 100`, brand)
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[product])
 }
 
-// product returns one, or pgx.ErrNoRows.
+// product returns the product with an id, or pgx.ErrNoRows.
 func (q queries) product(ctx context.Context, id int64) (product, error) {
 	rows, _ := q.db.Query(ctx, selectProducts+`p.id = $1 group by p.id, b.name`, id)
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[product])
 }
 
-// addProduct puts a product into the shop, and its brand if it is new.
+// addProduct inserts a product, and its brand if that is new.
 func (q queries) addProduct(ctx context.Context, p product) (id int64, err error) {
 	const insertProduct = `
 with brand as (
@@ -73,14 +73,15 @@ insert into products (brand_id, name) select id, $2 from brand returning id`
 	return id, nil
 }
 
-// sell takes pieces of a SKU out of stock, or returns pgx.ErrNoRows if there are too few.
+// sell takes pieces of a SKU out of stock. It returns pgx.ErrNoRows if there are too few.
 func (q queries) sell(ctx context.Context, id int64, pieces int) (left int, err error) {
 	const sell = `update skus set stock = stock - $2 where id = $1 and stock >= $2 returning stock`
 	err = q.db.QueryRow(ctx, sell, id, pieces).Scan(&left)
 	return left, err
 }
 
-// written is how far the log of the master is: a replica that has come so far shows what was committed before.
+// written returns the position of the master in its WAL. A replica that has replayed this position shows everything that was
+// committed before.
 func (q queries) written(ctx context.Context) (hasql.LSN, error) {
 	var lsn string
 	if err := q.db.QueryRow(ctx, `select pg_current_wal_flush_lsn()::text`).Scan(&lsn); err != nil {
