@@ -11,21 +11,21 @@ import (
 	"github.com/Shopify/toxiproxy/v2/stream"
 )
 
-// accept takes clients until the listener is closed.
+// accept accepts clients until the listener is closed.
 func (p *Proxy) accept(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err == nil { // else the client left while it waited
+		if err == nil { // otherwise the client left while it waited
 			p.running.Go(func() { p.serve(conn.(*net.TCPConn)) })
 		}
 	}
 }
 
-// serve connects a client to the server and starts the links between them. During a cut it only keeps what there is of
-// a pair, for Heal to reset.
+// serve connects a client to the server and starts the links between them. During a cut it only keeps the client's connection,
+// which Heal resets.
 func (p *Proxy) serve(client *net.TCPConn) {
 	pair := newPair(p, client)
 	if !p.admit(pair) {
@@ -45,7 +45,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	p.links.Toxics.StartLink(p.server, name+" down", pair.down, pair.down, stream.Downstream)
 }
 
-// admit takes note of a pair and says whether the server may be dialed for it.
+// admit records a pair and reports whether the server may be dialed for it.
 func (p *Proxy) admit(pair *pair) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,13 +66,13 @@ func (p *Proxy) dialFailed(pair *pair) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if pair.lost {
-		return // the network died meanwhile: nobody can tell the client
+		return // a cut began meanwhile, so the client gets no answer
 	}
 	pair.reset()
 	delete(p.pairs, pair)
 }
 
-// connect gives a pair its server and says whether links may start between them.
+// connect gives a pair its connection to the server and reports whether links may start.
 func (p *Proxy) connect(pair *pair, server *net.TCPConn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,22 +86,22 @@ func (p *Proxy) connect(pair *pair, server *net.TCPConn) bool {
 		return false
 	}
 	pair.linked = true
-	p.running.Add(2) // serve, which runs, keeps it above zero
+	p.running.Add(2) // serve still runs, so the counter is above zero
 	return true
 }
 
-// pair is a client's connection and the one to the server that belongs to it.
+// pair is a client's connection and the connection to the server that belongs to it.
 type pair struct {
 	proxy    *Proxy
 	client   *net.TCPConn
 	up, down *leg
-	ended    atomic.Int32 // of its two legs
+	ended    atomic.Int32 // how many of the two legs have ended
 
 	// Guarded by proxy.mu.
 	server *net.TCPConn // nil until dialed
-	linked bool         // toxiproxy's links carry it and tell of its end
-	lost   bool         // something of it, in a cut
-	gone   bool         // reset
+	linked bool         // toxiproxy's links carry the pair and report its end
+	lost   bool         // a cut has lost bytes of the pair
+	gone   bool         // the pair was reset
 }
 
 func newPair(p *Proxy, client *net.TCPConn) *pair {
@@ -111,7 +111,7 @@ func newPair(p *Proxy, client *net.TCPConn) *pair {
 	return pair
 }
 
-// cut makes one direction lose all from now on; proxy.mu is held.
+// cut makes one direction lose all bytes from now on. proxy.mu is held.
 func (c *pair) cut(direction stream.Direction) {
 	leg := c.up
 	if direction == stream.Downstream {
@@ -120,11 +120,11 @@ func (c *pair) cut(direction stream.Direction) {
 	c.lost = true
 	leg.cut.Store(true)
 	if leg.dst != nil {
-		_ = leg.dst.SetWriteDeadline(time.Unix(1, 0)) // ends a write that waits for a reader; the next ones see cut
+		_ = leg.dst.SetWriteDeadline(time.Unix(1, 0)) // ends a write that waits for a reader; later writes see cut
 	}
 }
 
-// reset ends both connections by a TCP reset; proxy.mu is held.
+// reset ends both connections by a TCP reset. proxy.mu is held.
 func (c *pair) reset() {
 	c.gone = true
 	resetConn(c.client)
@@ -133,13 +133,13 @@ func (c *pair) reset() {
 	}
 }
 
-// resetConn closes a connection by a reset instead of in order. One that is closed already stays so.
+// resetConn closes a connection by a reset. A connection that is closed already stays closed.
 func resetConn(conn *net.TCPConn) {
 	_ = conn.SetLinger(0)
 	_ = conn.Close()
 }
 
-// legEnded takes note that one of two legs has ended.
+// legEnded records that one of the two legs has ended.
 func (c *pair) legEnded() {
 	defer c.proxy.running.Done()
 	if c.ended.Add(1) < 2 {
@@ -152,21 +152,21 @@ func (c *pair) legEnded() {
 	delete(c.proxy.pairs, c)
 }
 
-// leg is one direction of a pair as toxiproxy's link sees it: the link reads from it what came from src, and writes
-// to it what is for dst. It never fails a link's write: toxiproxy leaves the goroutines of a link behind whose
-// destination fails while its source still sends.
+// leg is one direction of a pair as toxiproxy's link sees it: the link reads what came from src and writes what goes to dst.
+// A link's write never fails, because toxiproxy leaks the goroutines of a link whose destination fails while its source still
+// sends.
 type leg struct {
 	pair     *pair
 	back     *leg // the other direction
 	src, dst *net.TCPConn
 
-	cut    atomic.Bool // what is written is lost
+	cut    atomic.Bool // written bytes are lost
 	broken atomic.Bool // src ended by a reset, not in order
-	deaf   atomic.Bool // dst takes no more
+	deaf   atomic.Bool // dst accepts no more bytes
 	ended  atomic.Bool
 }
 
-// Read makes every end of src look like an orderly one; Close knows the difference.
+// Read makes every end of src look like an end in order. Close knows whether it was a reset.
 func (l *leg) Read(b []byte) (int, error) {
 	n, err := l.src.Read(b)
 	if err != nil && err != io.EOF {
@@ -184,13 +184,14 @@ func (l *leg) Write(b []byte) (int, error) {
 	if _, err := l.dst.Write(b); err != nil && !l.cut.Load() {
 		l.deaf.Store(true)
 		if l.back.ended.Load() && !l.back.cut.Load() {
-			resetConn(l.src) // what the kernel of dst would have done; back has ended and cannot tell it
+			resetConn(l.src) // as the kernel of dst would do; the other direction has ended and cannot report it
 		}
 	}
 	return len(b), nil
 }
 
-// Close tells dst that src has ended, in the way it did. Both ends of a TCP connection end for themselves.
+// Close passes the end of src on to dst, as an end in order or as a reset. The two directions of a TCP connection end
+// independently.
 func (l *leg) Close() error {
 	l.ended.Store(true)
 	switch {

@@ -7,7 +7,7 @@ import (
 	"net"
 )
 
-// port is a TCP port that was free a moment ago. It is not kept from others while nothing listens there.
+// port is a TCP port that was free a moment ago. While the proxy does not listen there, another process may take it.
 type port struct{ number int }
 
 func reservePort() (*port, error) {

@@ -8,17 +8,17 @@ import (
 	"syscall"
 )
 
-// port is a TCP port of 127.0.0.1 which the kernel gives to nobody else until it is released, also while the proxy
-// refuses clients and nothing listens there: a socket that is bound and does not listen. One that does listen may be
-// bound to the port next to it, as both set SO_REUSEADDR.
+// port is a reserved TCP port of 127.0.0.1. The reservation is a socket that is bound and does not listen, so the kernel gives
+// the port to no other process, also while the proxy refuses clients. A listening socket can be bound to the same port,
+// because both sockets set SO_REUSEADDR.
 type port struct {
 	number int
 	fd     int
 }
 
-// reservePort takes a free port. Release it.
+// reservePort reserves a free port. The caller must release it.
 func reservePort() (*port, error) {
-	syscall.ForkLock.RLock() // no child may inherit the socket
+	syscall.ForkLock.RLock() // so that no child inherits the socket
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err == nil {
 		syscall.CloseOnExec(fd)

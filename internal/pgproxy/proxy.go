@@ -18,17 +18,17 @@ import (
 // ErrClosed is what the methods of a proxy return after its Close.
 var ErrClosed = errors.New("pgproxy: the proxy is closed")
 
-// Proxy forwards connections from its own address to one server. Faults add up until [Proxy.Heal] removes them all;
-// asking twice for the same one is no error. The methods may be called from several goroutines; each returns when what
-// it says is so.
+// Proxy forwards connections from its own address to one server. Faults add up until [Proxy.Heal] removes them all. To ask
+// for the same fault twice is no error. The methods may be called from several goroutines. Each returns when the fault is in
+// effect.
 type Proxy struct {
 	upstream string
 	port     *port
-	links    *toxiproxy.Proxy     // never started: what carries the bytes of all pairs
-	server   *toxiproxy.ApiServer // never serves: the links ask it for metrics, and it has none
-	dials    context.Context      // ended by Close
+	links    *toxiproxy.Proxy     // carries the bytes of all pairs; never started
+	server   *toxiproxy.ApiServer // the links ask it for metrics; never serves
+	dials    context.Context      // Close ends it
 	endDials context.CancelFunc
-	running  sync.WaitGroup // the accept loop, one per client until it is linked, two per linked pair
+	running  sync.WaitGroup // counts the accept loop, each client that is not linked yet, and each linked pair twice
 
 	shaping sync.Mutex // serialises Latency; taken before mu, and held while toxiproxy rearranges its links
 	delayed bool
@@ -40,8 +40,8 @@ type Proxy struct {
 	closed   bool
 }
 
-// Listen starts a proxy for the server at upstream, host:port, on a free port of 127.0.0.1, which stays its own until
-// [Proxy.Close]. Nothing is dialed before a client comes; if the server cannot be dialed then, the client is reset.
+// Listen starts a proxy for the server at upstream, host:port, on a free port of 127.0.0.1. The port stays reserved until
+// [Proxy.Close]. The proxy dials the server for each client; if that fails, it resets the client.
 func Listen(upstream string) (*Proxy, error) {
 	port, err := reservePort()
 	if err != nil {
@@ -56,7 +56,7 @@ func Listen(upstream string) (*Proxy, error) {
 		pairs:    make(map[*pair]struct{}),
 	}
 	p.dials, p.endDials = context.WithCancel(context.Background())
-	if err := p.listenLocked(); err != nil { // nobody else knows it yet
+	if err := p.listenLocked(); err != nil { // no lock is needed yet
 		port.release()
 		return nil, err
 	}
@@ -66,16 +66,16 @@ func Listen(upstream string) (*Proxy, error) {
 // Addr returns the address for clients, 127.0.0.1:port.
 func (p *Proxy) Addr() string { return "127.0.0.1:" + strconv.Itoa(p.port.number) }
 
-// Cut makes the bytes of both directions vanish while all sockets stay open: even the end of a connection, in order or
-// not, does not get through. New clients are accepted and meet silence. [Proxy.Heal] resets all of these connections,
-// for what was lost would make nonsense of the rest.
+// Cut makes the bytes of both directions vanish while all sockets stay open. The end of a connection does not get through
+// either. New clients are accepted and get no answer. [Proxy.Heal] resets all of these connections, because they have lost
+// bytes.
 func (p *Proxy) Cut() error { return p.cutOff(stream.Upstream, stream.Downstream) }
 
-// CutToServer is [Proxy.Cut] for what clients send; what the server sends still arrives. New clients meet silence:
-// TCP's handshake needs both directions.
+// CutToServer is [Proxy.Cut] for bytes from clients. Bytes from the server still arrive. New clients get no answer, as TCP's
+// handshake needs both directions.
 func (p *Proxy) CutToServer() error { return p.cutOff(stream.Upstream) }
 
-// CutToClient is [Proxy.Cut] for what the server sends; what clients send still arrives. New clients meet silence.
+// CutToClient is [Proxy.Cut] for bytes from the server. Bytes from clients still arrive. New clients get no answer.
 func (p *Proxy) CutToClient() error { return p.cutOff(stream.Downstream) }
 
 func (p *Proxy) cutOff(directions ...stream.Direction) error {
@@ -90,7 +90,7 @@ func (p *Proxy) cutOff(directions ...stream.Direction) error {
 	})
 }
 
-// Reset ends all present connections by a TCP reset, at both ends. New ones are as welcome as before.
+// Reset ends all existing connections by a TCP reset, at both ends. It does not affect new connections.
 func (p *Proxy) Reset() error {
 	return p.locked(func() error {
 		p.resetLocked(func(*pair) bool { return true })
@@ -98,8 +98,8 @@ func (p *Proxy) Reset() error {
 	})
 }
 
-// Refuse resets all present connections as [Proxy.Reset] does, and has the kernel refuse new ones, as on a machine
-// where no server runs.
+// Refuse resets all existing connections as [Proxy.Reset] does, and stops listening, so that the kernel refuses new
+// connections, as on a machine where no server runs.
 func (p *Proxy) Refuse() error {
 	return p.locked(func() error {
 		err := p.refuseLocked()
@@ -108,12 +108,12 @@ func (p *Proxy) Refuse() error {
 	})
 }
 
-// Latency makes what the server sends arrive d later, on present and new connections, so that a round trip takes d
-// longer; throughput is not limited. It is rounded up to whole milliseconds and replaces an earlier one; 0 ends it. The
+// Latency delays bytes from the server by d, on existing and new connections, so that a round trip takes d longer. It does
+// not limit throughput. d is rounded up to whole milliseconds and replaces an earlier delay; 0 removes the delay. The
 // handshake with a client is not delayed.
 //
-// Latency, and Heal after it, wait for a client whose buffers are full and who does not read. After 5 s toxiproxy drops
-// what that client should have got; [Proxy.Reset] it instead.
+// If a client does not read and its buffers are full, Latency waits for it, and so does Heal after Latency. After 5 s
+// toxiproxy drops the bytes for that client. Use [Proxy.Reset] for such a client.
 func (p *Proxy) Latency(d time.Duration) error {
 	if d < 0 {
 		return fmt.Errorf("pgproxy: a latency of %v", d)
@@ -126,8 +126,8 @@ func (p *Proxy) Latency(d time.Duration) error {
 	return p.delayShaping(d)
 }
 
-// delayShaping sets the delay of all links; p.shaping is held. Setting a new one on a toxic in place would be a data
-// race within toxiproxy, so it is removed and added.
+// delayShaping sets the delay of all links. p.shaping is held. It removes the toxic and adds a new one, because changing a
+// toxic in place is a data race in toxiproxy.
 func (p *Proxy) delayShaping(d time.Duration) error {
 	if p.delayed {
 		if err := p.links.Toxics.RemoveToxic(context.Background(), "latency"); err != nil {
@@ -148,7 +148,8 @@ func (p *Proxy) delayShaping(d time.Duration) error {
 	return nil
 }
 
-// Heal removes every fault. Connections that lost nothing go on; those that were cut, or began during a cut, are reset.
+// Heal removes every fault. Connections that lost no bytes go on. Connections that were cut, or began during a cut, are
+// reset.
 func (p *Proxy) Heal() error {
 	p.shaping.Lock()
 	defer p.shaping.Unlock()
@@ -166,8 +167,8 @@ func (p *Proxy) Heal() error {
 	return errors.Join(err, p.delayShaping(0))
 }
 
-// Close resets all connections, stops listening and waits until all of the proxy's goroutines have ended or are about
-// to return. Only the first call does anything.
+// Close resets all connections, stops listening, and waits until all of the proxy's goroutines have ended or are about
+// to return. Only the first call has an effect.
 func (p *Proxy) Close() error {
 	err := p.locked(func() error {
 		p.closed = true
@@ -179,7 +180,7 @@ func (p *Proxy) Close() error {
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}
-	p.shaping.Lock() // connections that are reset hold nobody up who has it
+	p.shaping.Lock() // the reset above lets its holder go on
 	defer p.shaping.Unlock()
 	err = errors.Join(err, p.delayShaping(0))
 	p.running.Wait()
@@ -197,7 +198,7 @@ func (p *Proxy) locked(f func() error) error {
 	return f()
 }
 
-// resetLocked resets those connections for which which holds.
+// resetLocked resets the connections for which which returns true.
 func (p *Proxy) resetLocked(which func(*pair) bool) {
 	for pair := range p.pairs {
 		if which(pair) {

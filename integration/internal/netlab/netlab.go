@@ -1,14 +1,13 @@
 //go:build linux
 
-// Package netlab makes a network of hosts, each with an address and a firewall of its own, within this process: network
-// namespaces that are joined by a bridge. Nothing of it is seen in the machine's own network, and nothing of it outlives
-// the process.
+// Package netlab makes a network of hosts within this process. Each host is a network namespace with an address and a firewall
+// of its own; a bridge joins them. The machine's own network does not see the lab, and the lab ends with the process.
 //
-// A host is entered by [Host.Do]: what a function opens or starts there lives in the host's network, wherever it is used
-// afterwards. Between hosts, packets of one direction may be made to vanish ([Lab.Cut]) or to be answered by a reset
-// ([Lab.Refuse]).
+// [Host.Do] runs a function in the host's network. Sockets and processes that the function opens or starts stay in that
+// network, wherever they are used afterwards. [Lab.Cut] drops the packets from one host to another, and [Lab.Refuse] answers
+// them by a reset.
 //
-// It takes the right to make namespaces (root) and the programs ip and iptables.
+// The package needs the right to make namespaces (root) and the programs ip and iptables.
 package netlab
 
 import (
@@ -29,14 +28,14 @@ var ErrUnavailable = errors.New("no network namespaces")
 type Lab struct {
 	Hosts []*Host
 
-	hub *Host // has the bridge and no address
+	hub *Host // holds the bridge; has no address
 }
 
 // Host is one machine of a Lab.
 type Host struct {
 	IP string
 
-	namespace *os.File // keeps it alive
+	namespace *os.File // keeps the namespace alive
 }
 
 // New makes a network of n hosts. [Lab.Close] ends it.
@@ -78,7 +77,7 @@ func New(n int) (lab *Lab, err error) {
 	return lab, nil
 }
 
-// Close gives the hosts up; they end with the last process and socket in them.
+// Close releases the hosts. A host ends when its last process and socket end.
 func (l *Lab) Close() {
 	for _, h := range append(l.Hosts, l.hub) {
 		if h != nil {
@@ -87,15 +86,15 @@ func (l *Lab) Close() {
 	}
 }
 
-// Cut makes what one host sends to another vanish.
+// Cut drops everything that one host sends to another.
 func (l *Lab) Cut(from, to *Host) error { return to.block(from, "DROP") }
 
-// Refuse has what one host sends to another by TCP answered by a reset.
+// Refuse answers everything that one host sends to another by TCP with a reset.
 func (l *Lab) Refuse(from, to *Host) error {
 	return to.block(from, "REJECT", "--reject-with", "tcp-reset")
 }
 
-// Heal ends all that Cut and Refuse did.
+// Heal undoes every Cut and Refuse.
 func (l *Lab) Heal() error {
 	var errs []error
 	for _, h := range l.Hosts {
@@ -120,7 +119,7 @@ func newHost(ip string) (*Host, error) {
 	return h, err
 }
 
-// Do runs f to its end in the host's network.
+// Do runs f in the host's network and waits for its end.
 func (h *Host) Do(f func()) {
 	err := onThread(func() error {
 		if err := unix.Setns(int(h.namespace.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -130,15 +129,16 @@ func (h *Host) Do(f func()) {
 		return nil
 	})
 	if err != nil {
-		panic(fmt.Sprintf("netlab: enter the network of %s: %v", h.IP, err)) // who made a namespace may enter it
+		panic(fmt.Sprintf("netlab: enter the network of %s: %v", h.IP, err)) // this process made the namespace, so it may enter it
 	}
 }
 
-// onThread runs f on a thread that ends with it, for nobody else may run where f has gone.
+// onThread runs f on a thread of its own, which ends after f. No other goroutine may run on that thread, because f has
+// changed its network.
 func onThread(f func() error) error {
 	ended := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: so the goroutine's end is the thread's
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		ended <- f()
 	}()
 	return <-ended

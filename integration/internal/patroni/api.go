@@ -10,20 +10,21 @@ import (
 	"time"
 )
 
-// status is what a member's REST API says of it, see "Patroni REST API" in its documentation. Zero if it does not answer.
+// status is the answer of a member's REST API, see "Patroni REST API" in Patroni's documentation. It is zero if the member does
+// not answer.
 type status struct {
 	State       string `json:"state"`
 	Role        string `json:"role"`
 	Pause       bool   `json:"pause"`
 	Synchronous bool   `json:"sync_standby"`
-	Unlocked    bool   `json:"cluster_unlocked"` // nobody leads
-	LastSeen    int64  `json:"dcs_last_seen"`    // when the member last heard of etcd, in seconds
+	Unlocked    bool   `json:"cluster_unlocked"` // the cluster has no leader
+	LastSeen    int64  `json:"dcs_last_seen"`    // when etcd last answered the member, in seconds
 	Replication []struct {
 		State string `json:"state"`
 	} `json:"replication"`
 }
 
-// leads goes by both words for it: Patroni 4 no longer says master.
+// leads reports whether the member is the leader. Patroni 4 says primary instead of master.
 func (s status) leads() bool {
 	return s.State == "running" && (s.Role == "master" || s.Role == "primary")
 }
@@ -74,7 +75,7 @@ func (m *Member) tell(ctx context.Context, method, path string, content any) err
 
 func (m *Member) url(path string) string { return "http://" + m.api + path }
 
-// client keeps no connections, so that none is left when a test counts goroutines.
+// client keeps no idle connections. Their goroutines would disturb tests that count goroutines.
 var client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 func request(ctx context.Context, method, url string, body []byte) (code int, answer []byte, err error) {

@@ -14,16 +14,16 @@ import (
 // ErrMissing is in the chain of [Start]'s error if Patroni or etcd is not installed. A test may skip on it.
 var ErrMissing = errors.New("patroni: not installed (Debian, Ubuntu: apt-get install patroni etcd-server python3-etcd)")
 
-// Options say what cluster [Start] makes.
+// Options configure the cluster that [Start] makes.
 type Options struct {
 	// Members is the number of nodes, at least 2: one of them is the synchronous standby.
 	Members int
 
-	// Logf is told of each step, in the manner of [testing.T.Logf]. Default nil: silence.
+	// Logf logs each step, as [testing.T.Logf] does. The default is nil: nothing is logged.
 	Logf func(format string, args ...any)
 }
 
-// Cluster is etcd and the members that agree through it who leads.
+// Cluster is an etcd and the members that elect their leader through it.
 type Cluster struct {
 	opts     Options
 	programs programs
@@ -32,7 +32,7 @@ type Cluster struct {
 	members  []*Member
 }
 
-// programs are paths.
+// programs are the paths of the programs.
 type programs struct{ patroni, etcd, postgres string }
 
 func findPrograms() (p programs, err error) {
@@ -48,8 +48,8 @@ func findPrograms() (p programs, err error) {
 	return p, nil
 }
 
-// Start makes a cluster and blocks until it is healthy, see [Cluster.Healthy]: about five seconds. [Cluster.Close] ends it;
-// after an error there is nothing to close.
+// Start makes a cluster and waits until it is healthy, see [Cluster.Healthy]. That takes about five seconds. [Cluster.Close]
+// ends the cluster; after an error there is nothing to close.
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	began := time.Now()
 	programs, err := findPrograms()
@@ -91,7 +91,7 @@ func (c *Cluster) launch(ctx context.Context) (err error) {
 // Close ends every process of the cluster and removes its folder.
 func (c *Cluster) Close() error { return c.box.Close() }
 
-// Members returns all members, whatever has become of them.
+// Members returns all members, whether they run or not.
 func (c *Cluster) Members() []*Member { return c.members }
 
 // DSN returns the URL of the whole cluster.
@@ -105,7 +105,7 @@ func (c *Cluster) DSN() string {
 
 func dsn(hosts string) string { return "postgres://postgres@" + hosts + "/postgres?sslmode=disable" }
 
-// Leader returns the member that leads and whose PostgreSQL is out of recovery, and waits until there is one.
+// Leader waits for a leader whose PostgreSQL is out of recovery, and returns it.
 func (c *Cluster) Leader(ctx context.Context) (leader *Member, err error) {
 	err = c.poll(ctx, "a leader", func() bool {
 		leader = c.leader(ctx)
@@ -123,8 +123,8 @@ func (c *Cluster) leader(ctx context.Context) *Member {
 	return nil
 }
 
-// Synchronous returns the standby of which Patroni knows that it has every acknowledged write, and waits until there is
-// one. No other is promoted.
+// Synchronous waits for the synchronous standby, which has every acknowledged write, and returns it. Patroni promotes no other
+// standby.
 func (c *Cluster) Synchronous(ctx context.Context) (standby *Member, err error) {
 	err = c.poll(ctx, "a synchronous standby", func() bool {
 		standby = c.synchronous(ctx)
@@ -142,7 +142,7 @@ func (c *Cluster) synchronous(ctx context.Context) *Member {
 	return nil
 }
 
-// Healthy waits until there is a leader, all other members stream from it, and one of them synchronously.
+// Healthy waits until there is a leader, all other members stream from it, and one of them is synchronous.
 func (c *Cluster) Healthy(ctx context.Context) error {
 	return c.poll(ctx, "health", func() bool {
 		leader := c.leader(ctx)
@@ -150,13 +150,13 @@ func (c *Cluster) Healthy(ctx context.Context) error {
 	})
 }
 
-// Switchover asks Patroni to hand the lead from one member to another, which must be the synchronous standby, and
-// returns when it says that this is done.
+// Switchover asks Patroni to make another member the leader and returns when Patroni reports success. The other member must be
+// the synchronous standby.
 func (c *Cluster) Switchover(ctx context.Context, from, to *Member) error {
 	return from.post(ctx, "/switchover", map[string]string{"leader": from.name, "candidate": to.name})
 }
 
-// Pause puts Patroni into maintenance mode, in which it promotes nobody, and returns once every running member knows.
+// Pause puts Patroni into maintenance mode, in which it promotes no member. It returns when every running member knows.
 func (c *Cluster) Pause(ctx context.Context) error { return c.setPause(ctx, true) }
 
 // Resume ends Pause.
@@ -173,23 +173,23 @@ func (c *Cluster) setPause(ctx context.Context, pause bool) error {
 	return c.pollAll(ctx, fmt.Sprintf("pause to be %v", pause), func(m *Member) bool { return m.status(ctx).Pause == pause })
 }
 
-// Leaderless waits until every running member knows that nobody leads, because the leader's lock has expired.
+// Leaderless waits until every running member knows that the leader's lock has expired and there is no leader.
 func (c *Cluster) Leaderless(ctx context.Context) error {
 	return c.pollAll(ctx, "the leader's lock to expire", func(m *Member) bool { return m.status(ctx).Unlocked })
 }
 
-// NextRound waits until every running member has gone through its loop at least once from beginning to end, with etcd at
-// hand: whatever Patroni would do about the present, it has begun.
+// NextRound waits until every running member has run its loop at least once from beginning to end, with etcd available. So
+// Patroni has reacted to the current state of the cluster.
 func (c *Cluster) NextRound(ctx context.Context) error {
 	seen := make(map[*Member]int64)
 	for _, m := range c.running() {
 		seen[m] = m.status(ctx).LastSeen
 	}
-	// The time is told in whole seconds. The first change may come from a round that was under way.
+	// The time has a resolution of one second. The first change may come from a round that had already begun.
 	return c.pollAll(ctx, "Patroni's next round", func(m *Member) bool { return m.status(ctx).LastSeen >= seen[m]+2 })
 }
 
-// RestartEtcd kills etcd, which keeps its data, and returns once it serves again.
+// RestartEtcd kills etcd, starts it again with its data, and returns when it answers.
 func (c *Cluster) RestartEtcd(ctx context.Context) error {
 	if err := c.box.Kill(ctx, c.etcd.name); err != nil {
 		return err
@@ -203,7 +203,7 @@ func (c *Cluster) logf(format string, args ...any) {
 	}
 }
 
-// poll asks until done says so. Patroni tells nobody of its own accord, and moves once a second.
+// poll calls done repeatedly until it returns true. Patroni sends no notifications, and its loop runs once per second.
 func (c *Cluster) poll(ctx context.Context, what string, done func() bool) error {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
@@ -217,19 +217,19 @@ func (c *Cluster) poll(ctx context.Context, what string, done func() bool) error
 	return nil
 }
 
-// pollAll is poll for something that is to be true of every running member.
+// pollAll is poll for a condition on every running member.
 func (c *Cluster) pollAll(ctx context.Context, what string, done func(*Member) bool) error {
 	return c.poll(ctx, what, func() bool {
 		return !slices.ContainsFunc(c.running(), func(m *Member) bool { return !done(m) })
 	})
 }
 
-// running returns the members whose Patroni runs.
+// running returns the members whose Patroni process runs.
 func (c *Cluster) running() []*Member {
 	return slices.DeleteFunc(slices.Clone(c.members), func(m *Member) bool { return !m.running() })
 }
 
-// logs quotes the end of every program's log.
+// logs returns the end of every program's log.
 func (c *Cluster) logs() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n%s:\n%s", c.etcd.name, c.box.Log(c.etcd.name))

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// etcd is the store in which the members agree.
+// etcd is the store through which the members elect their leader.
 type etcd struct {
 	cluster *Cluster
 	name    string
@@ -28,7 +28,7 @@ func newEtcd(c *Cluster) (etcd, error) {
 
 func local(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// start starts etcd and waits until it serves.
+// start starts etcd and waits until it answers.
 func (e etcd) start(ctx context.Context) error {
 	client, peer := "http://"+e.client, "http://"+e.peer
 	process, err := e.cluster.box.Start(e.name, e.cluster.programs.etcd,

@@ -11,7 +11,7 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// Member is one Patroni and the PostgreSQL it keeps.
+// Member is one Patroni and the PostgreSQL that it runs.
 type Member struct {
 	cluster *Cluster
 	name    string
@@ -20,9 +20,8 @@ type Member struct {
 	process atomic.Pointer[pgcluster.Process]
 }
 
-// configFile is a member's configuration. ttl 5, loop_wait 1 and retry_timeout 2 are close to the shortest with which
-// Patroni 3 works at all. failsafe_mode keeps the leader in its place while etcd is away. WAL is kept small because
-// pg_rewind copies all of it.
+// configFile is a member's configuration. ttl 5, loop_wait 1 and retry_timeout 2 are close to the shortest values with which
+// Patroni 3 works. failsafe_mode keeps the leader while etcd is down. WAL is kept small because pg_rewind copies all of it.
 const configFile = `scope: hasql
 name: NAME
 restapi: {listen: 'API', connect_address: 'API'}
@@ -88,7 +87,7 @@ func (m *Member) start() error {
 	return nil
 }
 
-// running says whether Patroni runs.
+// running reports whether Patroni runs.
 func (m *Member) running() bool {
 	p := m.process.Load()
 	if p == nil {
@@ -108,7 +107,7 @@ func (m *Member) Name() string { return m.name }
 // Addr returns PostgreSQL's address, 127.0.0.1:port.
 func (m *Member) Addr() string { return m.addr }
 
-// Conn opens a connection to this member's PostgreSQL alone, as superuser. The caller closes it.
+// Conn opens a connection straight to this member's PostgreSQL, as superuser. The caller closes it.
 func (m *Member) Conn(ctx context.Context) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn(m.addr))
 	if err != nil {
@@ -122,16 +121,16 @@ func (m *Member) Conn(ctx context.Context) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// Kill ends Patroni and PostgreSQL by SIGKILL: power loss. [Member.Rejoin] undoes it.
+// Kill ends Patroni and PostgreSQL by SIGKILL, as a power loss does. [Member.Rejoin] undoes it.
 func (m *Member) Kill(ctx context.Context) error { return m.cluster.box.Kill(ctx, m.name) }
 
-// KillPostgres ends PostgreSQL by SIGKILL and leaves Patroni to notice.
+// KillPostgres ends PostgreSQL by SIGKILL. Patroni notices that by itself.
 func (m *Member) KillPostgres(ctx context.Context) error {
 	return m.cluster.box.Kill(ctx, filepath.Join(m.name, "data"))
 }
 
-// Rejoin starts a killed member again, unless only its PostgreSQL was killed, which Patroni starts by itself, and returns
-// once the cluster is healthy with it.
+// Rejoin starts a killed member again and returns when the cluster is healthy. If only the member's PostgreSQL was killed,
+// Patroni starts it by itself, and Rejoin only waits.
 func (m *Member) Rejoin(ctx context.Context) error {
 	if !m.running() {
 		if err := m.start(); err != nil {
