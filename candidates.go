@@ -48,9 +48,11 @@ func (s *Snapshot) candidates(w *want, failed map[int]error) (c choice) {
 	return c
 }
 
-// fresh reports whether a replica is close enough behind the master. A lag that nobody knows is not within a limit.
+// fresh reports whether a replica is close enough behind the master, as far as can be known. One that tells nothing to
+// judge it by is not within a limit.
 func (w *want) fresh(n *NodeState) bool {
-	return (w.maxLag == 0 || n.LagKnown && n.LagTime <= w.maxLag) && n.Report.LSN >= w.atLeast
+	told := n.LagKnown || n.Report.LSN != 0
+	return (w.maxLag == 0 || told && n.LagTime <= w.maxLag) && n.Report.LSN >= w.atLeast
 }
 
 // having returns the nodes that are up and fit, those of the zone alone if there are any.

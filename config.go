@@ -67,8 +67,12 @@ type Config struct {
 	// to 1.
 	MasterAsReplicaWeight float64
 
-	// MaxReplicaLag leaves out replicas that are further behind than this, or whose lag is unknown. The default, 0,
-	// allows any lag. It is measured by probes, so it is as exact as CheckInterval.
+	// MaxReplicaLag leaves out replicas that are known to be further behind than this, and those that do not tell their
+	// position. The default, 0, allows any lag. It is measured by probes, so what is read may be older by CheckInterval.
+	//
+	// While a master that was known does not answer, it may have written what a replica lacks: for so long the replica counts
+	// as behind, but not for longer than its last transaction is old. Where no master was known yet, replicas are measured by
+	// the one that has most; of that one the lag is unknown, and it is used.
 	MaxReplicaLag time.Duration
 
 	// MultiMaster trusts every writable node, for products in which several nodes accept writes at once. The

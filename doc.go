@@ -53,6 +53,8 @@
 //     taken effect, and is not repeated.
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
+//   - A replica that has diverged (it has WAL that the new master lacks) is known by its position alone, as long as the master
+//     is behind that, or where it may tell its timeline (pg_monitor). Once known it is left out until it is restarted.
 //   - Fencing, lag and identity need the functions that [StandardChecker] names. Behind a pooler, or on a product that
 //     lacks them, roles still work; a warning says what does not.
 package hasql

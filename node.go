@@ -110,16 +110,19 @@ type NodeState struct {
 
 	// Latency is the time a probe takes, averaged over the last few. Zero if unknown.
 	Latency time.Duration
-	// LagBytes and LagTime are how far a replica is behind the freshest known position of the master. They are
-	// meaningful if LagKnown.
+	// LagBytes and LagTime are how far a replica is behind the freshest known position of the master. LagKnown is false
+	// where that can't be told: before a master was first seen (a replica is then behind by what another one has more), and
+	// of a node that does not tell its position.
 	LagBytes uint64
 	LagTime  time.Duration
 	LagKnown bool
 
-	probe      uint64 // counts the node's probes, up to the last finished one
-	answered   bool   // whether that one was
-	superseded bool   // on an older timeline than the highest that was seen, by all it has said
-	index      int    // in the configuration, the snapshot, and the pool manager
+	probe      uint64      // counts the node's probes, up to the last finished one
+	answered   bool        // whether that one was
+	answeredAt time.Time   // when the answer came that Report is
+	superseded bool        // on an older timeline than the highest that was seen, by all it has said
+	diverged   *divergence // nil unless it is proven to have other data than the master
+	index      int         // in the configuration, the snapshot, and the pool manager
 	load       *nodeLoad
 }
 
@@ -155,7 +158,10 @@ func (n *NodeState) String() string {
 	}
 	if n.Status == StatusUp && n.load != nil {
 		fmt.Fprintf(&b, ", %d of %d connections in use", min(n.InUse(), n.load.limit), n.load.limit)
-		if n.Role == RoleReplica && n.LagKnown && n.LagTime > 0 {
+		switch {
+		case n.Role == RoleReplica && !n.LagKnown:
+			b.WriteString(", lag unknown")
+		case n.LagTime > 0:
 			fmt.Fprintf(&b, ", %v behind", n.LagTime.Round(time.Millisecond))
 		}
 	}

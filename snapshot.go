@@ -1,7 +1,6 @@
 package hasql
 
 import (
-	"cmp"
 	"fmt"
 	"iter"
 	"slices"
@@ -20,16 +19,8 @@ type Snapshot struct {
 	identity  uint64        // system identifier of the cluster, 0 if unknown
 	settled   bool          // identity is final, because every node has been heard
 	timeline  uint32        // highest timeline seen
-	wal       []walSample   // recent positions of the master, oldest first
+	wal       []walSample   // recent positions of the master, or of a replica until there is one, oldest first
 }
-
-// walSample is one position of the master, and when it was asked for.
-type walSample struct {
-	at  time.Time
-	lsn LSN
-}
-
-const walSamples = 128 // about two minutes at the default CheckInterval
 
 // Time returns when the newest evidence in the snapshot was received.
 func (s *Snapshot) Time() time.Time { return s.at }
@@ -116,7 +107,11 @@ func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 
 	s.identify()
 	s.fence(r)
-	s.follow(prev)
+	s.sample(prev)
+	if !r.multiMaster {
+		s.diverge(prev)
+	}
+	s.measure()
 	for i := range s.nodes {
 		if n, was := &s.nodes[i], &prev.nodes[i]; n.Role != was.Role || n.Status != was.Status {
 			n.Since = o.at
@@ -152,7 +147,7 @@ func (n *NodeState) absorb(o observation) {
 	if report.Timeline == 0 && !report.InRecovery && !n.Report.InRecovery {
 		report.Timeline = n.Report.Timeline // nor a master its timeline: the way to another leads through recovery
 	}
-	n.Report, n.ReportedAt = report, o.sent
+	n.Report, n.ReportedAt, n.answeredAt = report, o.sent, o.at
 	took := max(o.at.Sub(o.sent), 1)
 	switch {
 	case n.Latency == 0:
@@ -189,7 +184,7 @@ func (s *Snapshot) identify() {
 	if s.identity != 0 && s.identity != winner {
 		s.timeline, s.wal, s.incumbent = 0, nil, -1 // another history: nothing of the old one holds
 		for i := range s.nodes {
-			s.nodes[i].superseded = false
+			s.nodes[i].superseded, s.nodes[i].diverged = false, nil
 		}
 	}
 	s.identity = winner
@@ -327,50 +322,6 @@ func (r *Report) sameServer(o *Report) bool {
 // rivals reports whether both were masters as far as they said, and nothing speaks for o.
 func (r *Report) rivals(o *Report) bool {
 	return r.Role == RoleMaster && o.Role == RoleMaster && (r.Timeline == o.Timeline || o.Timeline == 0)
-}
-
-// follow measures how far each replica is behind the master.
-//
-// The byte lag is the distance to the freshest known position of the master. The time lag asks when the master was
-// where the replica is now: the replica lacks what the master had written by the first sample beyond the replica's
-// position, and has all of the sample before. Between these bounds the replica's own word counts, the age of the last
-// replayed transaction, which alone would grow while the master has nothing to say. A standby that is cut off from its
-// master falls behind by both measures, though by its own it has replayed all that it received.
-func (s *Snapshot) follow(prev *Snapshot) {
-	if m := s.incumbent; m >= 0 && s.nodes[m].Role == RoleMaster {
-		r, sent := &s.nodes[m].Report, s.nodes[m].ReportedAt
-		if m != prev.incumbent || len(s.wal) > 0 && r.LSN < s.wal[len(s.wal)-1].lsn {
-			s.wal = nil
-		}
-		if r.LSN != 0 && (len(s.wal) == 0 || sent.After(s.wal[len(s.wal)-1].at)) {
-			kept := s.wal[max(0, len(s.wal)-walSamples+1):]
-			s.wal = append(slices.Clip(kept), walSample{at: sent, lsn: r.LSN})
-		}
-	}
-	for i := range s.nodes {
-		if n := &s.nodes[i]; n.Status == StatusUp && n.Report.InRecovery {
-			n.LagBytes, n.LagTime, n.LagKnown = s.lag(&n.Report, n.ReportedAt)
-		} else {
-			n.LagBytes, n.LagTime, n.LagKnown = 0, 0, n.Status == StatusUp
-		}
-	}
-}
-
-func (s *Snapshot) lag(r *Report, sent time.Time) (bytes uint64, behind time.Duration, known bool) {
-	if len(s.wal) == 0 || r.LSN == 0 {
-		// No master to compare with yet. What it replayed last is at most that old, so this errs on the safe side.
-		return 0, r.ReplayDelay, r.ReplayDelay > 0
-	}
-	newest := s.wal[len(s.wal)-1].lsn
-	if r.LSN >= newest {
-		return 0, 0, true
-	}
-	beyond, _ := slices.BinarySearchFunc(s.wal, r.LSN+1, func(w walSample, lsn LSN) int { return cmp.Compare(w.lsn, lsn) })
-	behind = max(r.ReplayDelay, sent.Sub(s.wal[beyond].at), 0)
-	if beyond > 0 {
-		behind = min(behind, max(sent.Sub(s.wal[beyond-1].at), 0))
-	}
-	return uint64(newest - r.LSN), behind, true
 }
 
 // differs reports whether some node has another role or status than in prev.

@@ -431,7 +431,36 @@ func TestLag(t *testing.T) {
 		want string
 	}{
 		{"no master seen", func(w *world) { w.sees(1, replica(5)) }, "unknown"},
-		{"no master seen, but its own word", func(w *world) { w.sees(1, behind(5, 3*time.Second)) }, "0 bytes 3s"},
+		{"no master seen, and no position told, but its own word", func(w *world) { w.sees(1, behind(0, 3*time.Second)) }, "0 bytes 3s"},
+		{
+			"no master seen: a transaction of long ago does not mean that there are newer ones",
+			func(w *world) { w.sees(1, behind(5, time.Hour)).sees(2, behind(5, time.Hour)) }, "unknown",
+		},
+		{
+			"no master seen, but a replica that has more, and had it 4 s ago",
+			func(w *world) {
+				w.sees(2, behind(500, time.Hour)).after(4*time.Second).sees(1, behind(400, 3*time.Second))
+			}, "100 bytes 4s",
+		},
+		{
+			"the master takes the place of the replica that stood in for it",
+			func(w *world) {
+				w.sees(2, replica(500)).after(time.Second).sees(0, master(1, 400)).sees(1, replica(400))
+			}, "0 bytes 0s",
+		},
+		{
+			"a master that tells its position no more",
+			func(w *world) { w.sees(0, master(1, 100)).sees(1, replica(100)).sees(0, master(1, 0)) }, "unknown",
+		},
+		{
+			"a master that was set read-only",
+			func(w *world) {
+				r := master(1, 300)
+				r.Role = RoleReplica
+				w.sees(0, master(1, 100)).sees(1, replica(100)).after(time.Second).sees(0, r).after(time.Second).sees(1, replica(100))
+			}, "0 bytes 2s",
+		},
+		{"a master that tells no position", func(w *world) { w.sees(0, master(1, 0)).sees(1, replica(5)) }, "unknown"},
 		{"level", func(w *world) { w.sees(0, master(1, 100)).sees(1, behind(100, time.Hour)) }, "0 bytes 0s"},
 		{"ahead of the last probe of the master", func(w *world) { w.sees(0, master(1, 100)).sees(1, replica(120)) }, "0 bytes 0s"},
 		{
@@ -475,6 +504,30 @@ func TestLag(t *testing.T) {
 			}, "50 bytes 1s",
 		},
 		{
+			"level with a master that was lost: what that wrote since may be lacking",
+			func(w *world) {
+				w.sees(0, master(1, 100)).sees(1, replica(100)).loses(0, StatusSuspect).after(16*time.Second).sees(1, behind(100, time.Hour))
+			}, "0 bytes 16s",
+		},
+		{
+			"the same, and it tells of no transaction",
+			func(w *world) {
+				w.sees(0, master(1, 100)).sees(1, replica(100)).loses(0, StatusSuspect).after(16*time.Second).sees(1, replica(100))
+			}, "0 bytes 16s",
+		},
+		{
+			"it hears of a master that we do not hear of",
+			func(w *world) {
+				w.sees(0, master(1, 100)).sees(1, replica(100)).loses(0, StatusSuspect).after(16*time.Second).sees(1, behind(300, time.Second))
+			}, "0 bytes 1s",
+		},
+		{
+			"the clock of its master is ahead of its own",
+			func(w *world) {
+				w.sees(0, master(1, 100)).sees(1, replica(100)).loses(0, StatusSuspect).after(16*time.Second).sees(1, behind(300, -time.Second))
+			}, "0 bytes 0s",
+		},
+		{
 			"a new master starts a new history",
 			func(w *world) {
 				w.sees(0, master(1, 500)).sees(2, master(2, 300)).sees(1, replica(300))
@@ -488,6 +541,85 @@ func TestLag(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		})
+	}
+}
+
+func TestDivergence(t *testing.T) {
+	started := func(r Report, at int64) Report { r.StartTime = time.Unix(at, 0); return r }
+	told := func(r Report, timeline uint32) Report { r.Timeline = timeline; return r }
+	// diverged makes node 1 a replica that is proven to have diverged.
+	diverged := func(w *world) *world {
+		return w.sees(0, master(2, 100)).sees(1, started(replica(150), 7)).after(time.Second).sees(0, master(2, 120))
+	}
+	for _, test := range []struct {
+		name string
+		do   func(w *world)
+		want string
+	}{
+		{"beyond what the master said before", func(w *world) { w.sees(0, master(2, 100)).after(time.Second).sees(1, replica(150)) }, "M R suspect"},
+		{"beyond what the master said later", func(w *world) { diverged(w) }, "M suspect suspect"},
+		{"as far as the master said later", func(w *world) {
+			w.sees(0, master(2, 100)).sees(1, replica(150)).after(time.Second).sees(0, master(2, 150))
+		}, "M R suspect"},
+		{"the master was asked when the answer came", func(w *world) {
+			w.sees(0, master(2, 100)).sees(1, replica(150)).sees(0, master(2, 120))
+		}, "M R suspect"},
+		{"the later answer is heard of first", func(w *world) {
+			sent, r := w.now, replica(150)
+			w.after(time.Second).sees(0, master(2, 120))
+			w.s = reduce(w.s, observation{node: 1, probe: 1, sent: sent, at: sent.Add(time.Millisecond), report: &r}, w.rules)
+		}, "M suspect suspect"},
+		{"it stays so when the master is beyond it", func(w *world) { diverged(w).sees(0, master(2, 900)).sees(1, started(replica(150), 7)) }, "M suspect suspect"},
+		{"also when it says less for a while", func(w *world) {
+			diverged(w).sees(0, master(2, 900)).sees(1, replica(0)).sees(1, started(replica(150), 7))
+		}, "M suspect suspect"},
+		{"and while it hangs, and after", func(w *world) {
+			diverged(w).sees(0, master(2, 900)).loses(1, StatusSuspect).sees(1, started(replica(150), 7))
+		}, "M suspect suspect"},
+		{"until it was restarted", func(w *world) { diverged(w).sees(0, master(2, 900)).sees(1, started(replica(150), 8)) }, "M R suspect"},
+		{"restarted as it was", func(w *world) {
+			diverged(w).sees(1, started(replica(150), 8)).after(time.Second).sees(0, master(2, 130))
+		}, "M suspect suspect"},
+		{"until it receives the master's timeline", func(w *world) {
+			diverged(w).sees(0, master(2, 900)).sees(1, told(started(replica(800), 7), 2))
+		}, "M R suspect"},
+		{"until there is a newer timeline, of which it may be", func(w *world) { diverged(w).sees(2, master(3, 150)) }, "stale R M"},
+		{"until it is the master itself", func(w *world) {
+			diverged(w).sees(1, started(master(3, 160), 7))
+		}, "stale M suspect"},
+		{"of a server that does not tell when it began, as long as it is beyond", func(w *world) {
+			w.sees(0, master(2, 100)).sees(1, replica(150)).after(time.Second).sees(0, master(2, 120)).sees(0, master(2, 900)).sees(1, replica(150))
+		}, "M R suspect"},
+		{"the end of a segment that was switched is told before the master has written it", func(w *world) {
+			w.sees(0, master(2, 100)).sees(1, replica(16<<20)).after(time.Second).sees(0, master(2, 120))
+		}, "M R suspect"},
+		{"nothing is compared where there are several masters", func(w *world) {
+			w.rules.multiMaster = true
+			diverged(w)
+		}, "M R suspect"},
+		{"the positions of another cluster mean nothing", func(w *world) {
+			other := replica(150)
+			other.SystemID = cluster2
+			w.sees(0, master(2, 100)).sees(2, replica(100)).sees(1, other).after(time.Second).sees(0, master(2, 120))
+		}, "M foreign R"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(3)
+			test.do(w)
+			if got := w.view(); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+	w := newWorld(3)
+	diverged(w)
+	if want := "pg1 suspect: has replayed the log up to 0/96, and the master pg0 was at 0/78 after that: it has diverged, rewind or rebuild it"; w.s.nodes[1].String() != want {
+		t.Errorf("%s, want %s", w.s.nodes[1].String(), want)
+	}
+	for _, r := range []want{{target: TargetReplica, atLeast: 110}, {target: TargetReplica, maxLag: time.Hour}, {target: TargetAny, atLeast: 110}} {
+		if c := w.s.candidates(&r, nil); slices.ContainsFunc(c.fit, func(c Candidate) bool { return c.index == 1 }) {
+			t.Errorf("%+v is met by a replica that has diverged", r)
+		}
 	}
 }
 
@@ -517,6 +649,8 @@ func TestCandidates(t *testing.T) {
 				w.sees(i, replica(200))
 			case 'L':
 				w.sees(i, lagging)
+			case 'S':
+				w.sees(i, replica(0))
 			case 'D':
 				w.loses(i, StatusDown)
 			}
@@ -549,7 +683,8 @@ func TestCandidates(t *testing.T) {
 		{"lag", "MLRD", read(WithMaxLag(time.Second)), []int{2}, nil},
 		{"lag within the limit", "MLRD", read(WithMaxLag(time.Minute)), []int{1, 2}, nil},
 		{"all lag, fallback", "MLLL", read(WithMaxLag(time.Second), WithFallbackMaster(true)), []int{0}, nil},
-		{"unknown lag is not within a limit", "DRDD", read(WithMaxLag(time.Minute)), nil, nil},
+		{"nothing is known to be newer", "DRDD", read(WithMaxLag(time.Minute)), []int{1}, nil},
+		{"nothing told is not within a limit", "MSDD", read(WithMaxLag(time.Minute)), nil, nil},
 		{"zone", "MRRR", read(WithZone("b")), []int{2, 3}, nil},
 		{"zone without a node", "MRDD", read(WithZone("b")), []int{1}, nil},
 		{"at least", "MLRD", read(AtLeast(150)), []int{2}, nil},

@@ -126,30 +126,55 @@ func TestReplicaThatLacksTheLastWriteOfAnIdleMasterIsBehind(t *testing.T) {
 
 const flushed = "select (pg_current_wal_flush_lsn() - '0/0')::bigint"
 
-func TestReadAtLeastSeesTheWrite(t *testing.T) {
-	ctx := testContext(t)
-	cluster := startCluster(t, pgcluster.Options{Replicas: 2})
-	m := openReady(t, cluster)
-	_, err := m.Master().Exec(ctx, createWrites)
-	must(t, err)
-	for i := range 200 {
-		conn, err := m.AcquireMaster(ctx)
-		must(t, err)
-		_, err = conn.Exec(ctx, "insert into writes values ($1)", i)
-		must(t, err)
-		lsn := hasql.LSN(scan[int64](t, conn, flushed))
-		conn.Release()
-		read, err := m.Replica(hasql.AtLeast(lsn)).Acquire(ctx)
-		must(t, err)
-		if !scan[bool](t, read, "select pg_is_in_recovery()") {
-			t.Fatal("the read went to the master")
-		}
-		if !scan[bool](t, read, "select exists(select from writes where id = $1)", i) {
-			t.Fatalf("write %d, at %v, is not seen on %s", i, lsn, nodeOf(read))
-		}
-		read.Release()
+// inserted is the position of a commit that is not flushed yet.
+func inserted(t *testing.T, q queryer) hasql.LSN {
+	lsn := hasql.LSN(scan[int64](t, q, "select (pg_current_wal_insert_lsn() - '0/0')::bigint"))
+	switch {
+	case lsn%(16<<20) == 40:
+		lsn -= 40
+	case lsn%8192 == 24:
+		lsn -= 24
 	}
-	m.idle()
+	return lsn
+}
+
+func TestReadAtLeastSeesTheWrite(t *testing.T) {
+	for _, test := range []struct {
+		synchronous string
+		writes      int
+		position    func(*testing.T, queryer) hasql.LSN
+	}{
+		{"on", 200, func(t *testing.T, q queryer) hasql.LSN { return hasql.LSN(scan[int64](t, q, flushed)) }},
+		{"off", 20, inserted}, // each takes as long as the server keeps its WAL to itself
+	} {
+		t.Run("synchronous_commit="+test.synchronous, func(t *testing.T) {
+			ctx := testContext(t)
+			cluster := startCluster(t, pgcluster.Options{Replicas: 2})
+			m := openReady(t, cluster)
+			_, err := m.Master().Exec(ctx, createWrites)
+			must(t, err)
+			for i := range test.writes {
+				conn, err := m.AcquireMaster(ctx)
+				must(t, err)
+				_, err = conn.Exec(ctx, "set synchronous_commit = "+test.synchronous)
+				must(t, err)
+				_, err = conn.Exec(ctx, "insert into writes values ($1)", i)
+				must(t, err)
+				lsn := test.position(t, conn)
+				conn.Release()
+				read, err := m.Replica(hasql.AtLeast(lsn)).Acquire(ctx)
+				must(t, err)
+				if !scan[bool](t, read, "select pg_is_in_recovery()") {
+					t.Fatal("the read went to the master")
+				}
+				if !scan[bool](t, read, "select exists(select from writes where id = $1)", i) {
+					t.Fatalf("write %d, at %v, is not seen on %s", i, lsn, nodeOf(read))
+				}
+				read.Release()
+			}
+			m.idle()
+		})
+	}
 }
 
 func TestReadAtLeastWaitsOrFallsBack(t *testing.T) {
