@@ -74,6 +74,8 @@ func (e *NoNodeError) Unwrap() []error {
 
 // NodeDownError is the error of operations on a connection that was cut, and of dials that were refused, because the
 // node is known to be down, stale or foreign. Whether a statement in flight took effect is unknown.
+//
+// errors.Is and errors.As do not find Cause: it tells of a probe, whose time-out or SQLSTATE is not the operation's.
 type NodeDownError struct {
 	Node   string
 	Status Status
@@ -83,9 +85,6 @@ type NodeDownError struct {
 func (e *NodeDownError) Error() string {
 	return fmt.Sprintf("hasql: node %s is %s: %s", e.Node, e.Status, oneLine(fmt.Sprint(e.Cause)))
 }
-
-// Unwrap returns the cause.
-func (e *NodeDownError) Unwrap() error { return e.Cause }
 
 // connectError is a connection that could not be made. It stands for pgx's error, which carries the whole configuration,
 // with its password, for whoever encodes the error by reflection; this has only what happened.

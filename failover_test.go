@@ -157,7 +157,7 @@ func TestSilentNodeIsDownAfterDownTimeoutAndCut(t *testing.T) {
 		began := time.Now()
 		_, err := conn.Exec(t.Context(), "write lost")
 		down, ok := errors.AsType[*NodeDownError](err)
-		if !ok || down.Node != "pg1:5432" || down.Status != StatusDown || !errors.Is(err, errUnanswered) {
+		if !ok || down.Node != "pg1:5432" || down.Status != StatusDown || !errors.Is(down.Cause, errUnanswered) {
 			t.Errorf("the statement ended with %v", err)
 		}
 		if took := time.Since(began); took < DefaultDownTimeout || took > DefaultDownTimeout+DefaultCheckInterval*11/10+cutGrace {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -37,6 +39,8 @@ type nodePool struct {
 	atLeast     int           // connections that the pool shall have open
 	filling     atomic.Int32  // whether they are being opened
 	waiting     atomic.Int64  // acquires that may have to wait
+
+	ended atomic.Int64 // sockets of which nothing can be read any more, and which are not closed yet
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{} // every open one
@@ -102,6 +106,17 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 		c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			return n.dial(ctx, attempt, dial, network, addr)
 		}
+		frontend := c.BuildFrontend
+		c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+			s := socketBelow(w)
+			if s == nil && !attempt.over.Load() {
+				s = attempt.socket
+			}
+			if s != nil {
+				r = &answers{r, s}
+			}
+			return frontend(r, w)
+		}
 		return n.enterDial(ctx)
 	}
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
@@ -132,18 +147,16 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 	}
 }
 
-const socketKey = "hasql: socket"
-
 // pooled and unpooled count the connections that the pool has. One that is about to be destroyed no longer is one. A
 // hijacked one is until recount finds out.
 func (n *nodePool) pooled(c *pgx.Conn) {
-	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok && !s.pooled.Swap(true) {
+	if s := socketOf(c); s != nil && !s.pooled.Swap(true) {
 		n.load.open.Add(1)
 	}
 }
 
 func (n *nodePool) unpooled(c *pgx.Conn) {
-	if s, ok := c.PgConn().CustomData()[socketKey].(*socket); ok {
+	if s := socketOf(c); s != nil {
 		if s.pooled.Swap(false) {
 			n.load.open.Add(-1)
 		}

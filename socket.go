@@ -1,9 +1,16 @@
 package hasql
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
+	"os"
 	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // socket is a connection to a node that fails with a reason of ours once it is cut.
@@ -11,10 +18,12 @@ type socket struct {
 	net.Conn
 	pool   *nodePool
 	reason atomic.Pointer[error]
-	told   atomic.Bool // whether a Read has returned the reason
 	asked  atomic.Bool // whether something was written since the last byte was read
 	pooled atomic.Bool // whether the pool counts the connection
 	given  atomic.Bool // whether the caller gave it up, by the deadline that pgx sets when a context ends
+	end    *endError   // why nothing can be read any more; guarded by pool.mu
+	// committed is whether the server has confirmed a COMMIT and then ended the session instead of the answer.
+	committed bool
 }
 
 func (s *socket) cut(reason error) {
@@ -28,13 +37,8 @@ func (s *socket) Read(b []byte) (int, error) {
 	if n > 0 {
 		s.pool.traffic.received(s)
 	}
-	if err == nil {
-		return n, nil
-	}
-	if reason := s.reason.Load(); reason == nil {
-		s.lost(err)
-	} else if err = *reason; !s.told.Swap(true) {
-		err = &cutError{reason: err}
+	if err != nil {
+		err = s.told(err)
 	}
 	return n, err
 }
@@ -42,44 +46,138 @@ func (s *socket) Read(b []byte) (int, error) {
 func (s *socket) Write(b []byte) (int, error) {
 	s.pool.traffic.sent(s)
 	n, err := s.Conn.Write(b)
-	if err == nil {
-		return n, nil
-	}
-	if reason := s.reason.Load(); reason == nil {
-		s.lost(err)
-	} else {
-		err = *reason
+	if err != nil {
+		if err = s.told(err); s.lost(err) {
+			err = newEndError(s.pool.name, err, false)
+		}
 	}
 	return n, err
 }
 
-// lost notes that a connection ended, unless it was its user who ended it.
-func (s *socket) lost(err error) {
-	if netErr, ok := errors.AsType[net.Error](err); ok && netErr.Timeout() {
+// told returns the reason of a cut instead of its consequence.
+func (s *socket) told(err error) error {
+	if reason := s.reason.Load(); reason != nil {
+		return *reason
+	}
+	return err
+}
+
+// lost reports whether err is the end of the connection, and not the end of a context of the caller's, by which pgx sets a
+// deadline. An end that neither we nor the caller have caused suggests that the node is gone.
+func (s *socket) lost(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.given.Store(true)
-	} else if !s.given.Load() && !errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	if s.reason.Load() == nil && !s.given.Load() && !errors.Is(err, net.ErrClosed) {
 		s.pool.traffic.shake()
+	}
+	return true
+}
+
+func (s *socket) Close() error {
+	n := s.pool
+	n.mu.Lock()
+	if _, open := n.sockets[s]; open && s.end != nil {
+		n.ended.Add(-1)
+	}
+	delete(n.sockets, s)
+	n.mu.Unlock()
+	n.traffic.settled(s)
+	return s.Conn.Close()
+}
+
+// ended returns what a reader learns of the end of the connection: the same each time, as one that asks again may be the
+// same reader.
+func (s *socket) ended(err error) *endError {
+	n := s.pool
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s.end == nil {
+		s.end = newEndError(n.name, err, true)
+		if _, open := n.sockets[s]; open {
+			n.ended.Add(1)
+		}
+	}
+	return s.end
+}
+
+// closeEnded closes a connection that is about to be released, if it has ended and pgx does not know: what waits for a
+// notification takes the first word of the end for a timeout, see endError.
+func (n *nodePool) closeEnded(c *pgx.Conn) {
+	s := socketOf(c)
+	if s == nil || c.IsClosed() {
+		return
+	}
+	n.mu.Lock()
+	ended := s.end != nil
+	n.mu.Unlock()
+	if ended {
+		s.cut(net.ErrClosed) // so that closing writes to nobody
+		_ = c.Close(context.Background())
 	}
 }
 
-// cutError is the first thing that a reader of a cut socket learns. pgx peeks at the beginning of an answer, drops the
-// error of that, and then knows no more than "conn closed" (which it takes for safe to retry, though the statement was
-// sent). Only after a timeout does it read again, and so gets to see the reason. So this is a timeout to whoever asks
-// first, which is the peek, and none to who asks next, who would take it for the end of the caller's context.
-type cutError struct {
-	reason error
-	asked  atomic.Bool
+// answers is what pgx reads the messages of a server from. It is above TLS, which may end before its socket does.
+type answers struct {
+	io.Reader
+	socket *socket
 }
 
-func (e *cutError) Error() string   { return e.reason.Error() }
-func (e *cutError) Unwrap() error   { return e.reason }
-func (e *cutError) Timeout() bool   { return !e.asked.Swap(true) }
-func (e *cutError) Temporary() bool { return true } // so that crypto/tls does not keep it for ever
-
-func (s *socket) Close() error {
-	s.pool.mu.Lock()
-	delete(s.pool.sockets, s)
-	s.pool.mu.Unlock()
-	s.pool.traffic.settled(s)
-	return s.Conn.Close()
+// Read gives the end of the connection its error.
+func (a *answers) Read(b []byte) (int, error) {
+	n, err := a.Reader.Read(b)
+	if err != nil && a.socket.lost(err) {
+		err = a.socket.ended(err)
+	}
+	return n, err
 }
+
+const socketKey = "hasql: socket"
+
+// socketOf returns the socket of a pooled connection.
+func socketOf(c *pgx.Conn) *socket {
+	s, _ := c.PgConn().CustomData()[socketKey].(*socket)
+	return s
+}
+
+// socketBelow returns the socket that pgx's messages are written to in the end, nil if somebody else's wrapper hides it.
+func socketBelow(w io.Writer) *socket {
+	if t, ok := w.(*tls.Conn); ok {
+		w = t.NetConn()
+	}
+	s, _ := w.(*socket)
+	return s
+}
+
+// endError is the end of a connection, as its user learns of it. Whether the server has received and done what was sent
+// before is unknown, so it is never safe to retry.
+//
+// In the simple protocol pgx 5.12 peeks at the beginning of an answer, drops the error of that, and then knows no more than
+// "conn closed", which claims to be safe to retry though the statement was sent. It reads again only after a timeout. So
+// this error is a timeout to whoever asks first, which is the peek, and none to who asks next, who would take it for
+// the end of the caller's context.
+type endError struct {
+	err  error
+	peek atomic.Bool // whether the next who asks is the peek
+}
+
+func newEndError(node string, cause error, peek bool) *endError {
+	switch {
+	case is[*NodeDownError](cause), errors.Is(cause, ErrClosed): // they say it all
+	case errors.Is(cause, io.EOF):
+		cause = io.ErrUnexpectedEOF
+		fallthrough
+	default:
+		cause = fmt.Errorf("hasql: connection to %s ended: %w", node, cause)
+	}
+	e := &endError{err: cause}
+	e.peek.Store(peek)
+	return e
+}
+
+func (e *endError) Error() string     { return e.err.Error() }
+func (e *endError) Unwrap() error     { return e.err }
+func (e *endError) Timeout() bool     { return e.peek.Swap(false) }
+func (e *endError) Temporary() bool   { return false }
+func (e *endError) SafeToRetry() bool { return false }

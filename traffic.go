@@ -211,6 +211,9 @@ type releaseTracer struct {
 // during a hunt. pgxpool calls it first thing in Release.
 func (t *releaseTracer) TraceRelease(_ *pgxpool.Pool, data pgxpool.TraceReleaseData) {
 	n, pg := t.pool, data.Conn.PgConn()
+	if n.ended.Load() > 0 {
+		n.closeEnded(data.Conn)
+	}
 	if pg.IsClosed() || pg.IsBusy() || pg.TxStatus() != 'I' {
 		n.unpooled(data.Conn) // pgxpool is going to destroy it, in a while
 	}
