@@ -14,6 +14,7 @@ type want struct {
 	maxLag         time.Duration
 	zone           string
 	atLeast        LSN
+	repeat         bool
 }
 
 // volatile reports whether nodes begin or cease to fit without any change of role or status.

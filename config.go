@@ -84,6 +84,10 @@ type Config struct {
 	// and too few others cannot write. The default is false.
 	RequireMajority bool
 
+	// Repeat lets a [Route] run a statement again that a server sent back undone, because the server is being shut down or
+	// restarted. [ParseConfig] sets it, unless the DSN says hasql_repeat=false; the zero value is off.
+	Repeat bool
+
 	// Picker chooses among fitting nodes. The default, nil, is [LeastLoaded].
 	Picker Picker
 
@@ -127,7 +131,7 @@ type NodeConfig struct {
 //     https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 //   - hasql_check_interval, hasql_check_timeout, hasql_down_timeout, hasql_recovery_interval, hasql_acquire_timeout,
 //     hasql_max_replica_lag: durations such as 500ms
-//   - hasql_fallback_master, hasql_multi_master, hasql_require_majority: true or false
+//   - hasql_fallback_master, hasql_multi_master, hasql_require_majority, hasql_repeat: true or false
 //   - hasql_master_as_replica_weight: a number from 0 to 1
 //   - hasql_balancer: least_loaded, greedy, round_robin, random, random_weighted or nearest
 //   - hasql_zones: the availability zone of each host, in their order, separated by commas
@@ -143,7 +147,7 @@ func ParseConfig(dsn string) (*Config, error) {
 	if err != nil {
 		return nil, &ConfigError{Problems: []string{err.Error()}}
 	}
-	c := &Config{}
+	c := &Config{Repeat: true}
 	var problems []string
 	refuse := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 

@@ -145,3 +145,13 @@ func (t *dialTracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEnd
 		data.Conn.PgConn().CustomData()[socketKey] = t.socket
 	}
 }
+
+// TraceQueryEnd notes a commit that the server has confirmed before it ended the session: pgx's Commit drops the tag.
+func (*dialTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
+	if data.Err == nil || data.CommandTag.String() != "COMMIT" || !disconnected(data.Err) {
+		return
+	}
+	if s := socketOf(conn); s != nil {
+		s.committed = true
+	}
+}

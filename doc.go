@@ -35,10 +35,17 @@
 //     one vanishes again; its connections are cut at once with a [*NodeDownError].
 //   - Acquires do not fail because of the state of nodes before their budget ends, and then with a [*NoNodeError] that says
 //     what every node looked like.
-//   - A statement that a server sends back because it is being shut down or restarted (57P01) runs again on the next: it
-//     was undone. This goes for Exec, Query before its first row, QueryRow and Begin of a [Route], and for single
-//     statements that cannot commit in their middle: not for CALL, DO and the like, nor inside a transaction, in a batch
-//     or a COPY, nor behind a pooler. Effects outside of the database (dblink, say) may happen twice.
+//   - A statement that a server sends back undone because it is being shut down or restarted (FATAL 57P01) runs again on the
+//     next one. This goes for Exec, Query before its first row, and QueryRow of a [Route], and for single statements that
+//     cannot commit in their middle: not for CALL, DO and the like, nor inside a transaction, in a batch or a COPY, nor
+//     behind a pooler. A probe must prove first that the node leaves: a session that somebody has terminated is not begun
+//     again. [Config.Repeat] and [WithRepeat] switch it off. No rollback undoes what a sequence has handed out, what was
+//     read from a logical slot (pg_logical_slot_get_changes), and what a function does elsewhere: by dblink, on the nodes of
+//     Citus, in an autonomous transaction. Such effects may happen twice.
+//   - Begin of a Route takes another connection if the first one ends before the transaction has begun.
+//   - A statement of a Route whose tag came has succeeded, also if the connection ends behind it. So has a COMMIT.
+//   - No error of a statement that was in flight when its connection ended says that it is safe to retry
+//     (pgconn.SafeToRetry): not on a Route, not in its transactions, not on an acquired connection.
 //   - One hung node delays nothing but itself. A full pool, a slow query or a burst of SQL errors demotes nobody.
 //   - No password is in any error, log entry, hook or Stat.
 //
@@ -50,7 +57,11 @@
 //   - A process that was stopped itself (SIGSTOP, a suspended machine) knows what it knew before, for the moment until its
 //     monitors have asked again.
 //   - A statement that was in flight when its connection ended without a word, by a crash or a cut, may or may not have
-//     taken effect, and is not repeated.
+//     taken effect, and is not repeated. Nor is a write whose commit waited for a synchronous standby when the server was
+//     shut down: PostgreSQL ends its session without an answer, and it has taken effect on that server.
+//   - A transaction under way fails in a switchover, undone, at any of its statements. Run it again as a whole.
+//   - A 57P01 that ends a COMMIT on an acquired connection, or a COPY, may come behind the commit, from servers that log the
+//     duration of statements (log_min_duration_statement, log_duration).
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
 //   - A replica that has diverged (it has WAL that the new master lacks) is known by its position alone, as long as the master

@@ -23,6 +23,7 @@ var options = map[string]func(c *Config, value string) error{
 	"hasql_fallback_master":   boolean(func(c *Config) *bool { return &c.FallbackMaster }),
 	"hasql_multi_master":      boolean(func(c *Config) *bool { return &c.MultiMaster }),
 	"hasql_require_majority":  boolean(func(c *Config) *bool { return &c.RequireMajority }),
+	"hasql_repeat":            boolean(func(c *Config) *bool { return &c.Repeat }),
 	"hasql_master_as_replica_weight": func(c *Config, value string) (err error) {
 		if c.MasterAsReplicaWeight, err = strconv.ParseFloat(value, 64); err != nil {
 			return errors.New("not a number")

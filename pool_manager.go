@@ -107,6 +107,7 @@ func (r *Route) init(pm *PoolManager, target Target, options ...RouteOption) {
 		fallbackMaster: pm.config.FallbackMaster,
 		masterWeight:   pm.config.MasterAsReplicaWeight,
 		maxLag:         pm.config.MaxReplicaLag,
+		repeat:         pm.config.Repeat,
 	}
 	for _, option := range options {
 		option(&r.want)

@@ -19,17 +19,19 @@ type statement struct {
 	args  []any
 }
 
-// again reports whether to ask once more after err, which ended the query on a connection to node.
-func (s *statement) again(node *nodePool, err error) bool {
-	return repeatable(s.sql, s.args) && s.route.moved(s.ctx, node, err)
+// again reports whether to ask once more after err, which ended the query.
+func (s *statement) again(from origin, err error) bool {
+	return repeatable(s.sql, s.args) && s.route.leaves(s.ctx, from, err)
 }
 
 // rows own their connection until they are closed.
 type rows struct {
 	pgx.Rows
 	statement
-	conn  *pgxpool.Conn
-	final bool // not to be asked for again: a row was seen, or they were closed
+	conn  *pgxpool.Conn // nil once it is released
+	lent  *Snapshot     // when the connection was
+	from  origin        // of rows that ended with an error
+	final bool          // not to be asked for again: the caller has seen a row, or has closed them
 }
 
 // open asks for the rows.
@@ -39,14 +41,15 @@ func (r *rows) open() error {
 		if err != nil {
 			return err
 		}
+		r.lent = r.route.pm.Snapshot()
 		rs, err := conn.Query(r.ctx, r.sql, r.args...)
 		if err == nil {
 			r.Rows, r.conn, r.final = rs, conn, false
 			return nil
 		}
-		node := poolOf(conn)
+		from := r.route.origin(conn, r.lent)
 		conn.Release()
-		if !r.again(node, err) {
+		if !r.again(from, err) {
 			return err
 		}
 	}
@@ -54,27 +57,53 @@ func (r *rows) open() error {
 
 func (r *rows) Close() {
 	r.final = true
-	r.Rows.Close()
-	r.conn.Release()
+	r.end()
 }
 
+// end reads what is left, and releases the connection.
+func (r *rows) end() {
+	r.Rows.Close()
+	if r.conn == nil {
+		return
+	}
+	if r.Rows.Err() != nil {
+		r.from = r.route.origin(r.conn, r.lent)
+	}
+	r.conn.Release()
+	r.conn = nil
+}
+
+// Err is nil if the server confirmed the statement before the connection ended.
+func (r *rows) Err() error {
+	if err := r.Rows.Err(); err != nil && !confirmed(r.sql, r.args, r.CommandTag(), err) {
+		return err
+	}
+	return nil
+}
+
+// Next goes on with the next row, of a second try if the first one came to nothing before there was a row.
 func (r *rows) Next() bool {
 	for !r.Rows.Next() {
-		var node *nodePool
-		err := r.Rows.Err()
-		if !r.final && err != nil && r.Rows.CommandTag() == (pgconn.CommandTag{}) {
-			node = poolOf(r.conn)
-		}
-		r.Close()
-		if node == nil || !r.again(node, err) {
-			return false
-		}
-		if err := r.open(); err != nil {
-			r.Rows = failedRows{err: err}
+		r.end()
+		if r.final || !r.repeat() {
+			r.final = true
 			return false
 		}
 	}
 	r.final = true
+	return true
+}
+
+// repeat asks again for rows that have ended, if that is called for and safe. It reports whether it did.
+func (r *rows) repeat() bool {
+	err := r.Err()
+	if err == nil || r.CommandTag() != (pgconn.CommandTag{}) || !r.again(r.from, err) {
+		return false
+	}
+	if err := r.open(); err != nil {
+		r.Rows = failedRows{err: err}
+		return false
+	}
 	return true
 }
 
@@ -105,14 +134,19 @@ func (r *row) Scan(dest ...any) error {
 			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
 		}
 	}
-	if !rows.Next() {
-		return cmp.Or(rows.Err(), pgx.ErrNoRows)
+	for {
+		if !rows.Next() {
+			return cmp.Or(rows.Err(), pgx.ErrNoRows)
+		}
+		if err := rows.Scan(dest...); err != nil {
+			return err
+		}
+		rows.end()
+		// A server that stops may undo the statement after it has sent the row. Then the next try overwrites what was scanned.
+		if err := rows.Err(); err == nil || !rows.repeat() {
+			return rows.Err()
+		}
 	}
-	if err := rows.Scan(dest...); err != nil {
-		return err
-	}
-	rows.Close()
-	return rows.Err()
 }
 
 // batchResults own their connection, unless the batch began a transaction: then that does.

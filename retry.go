@@ -11,45 +11,72 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// moved reports whether a session that ended with err was one of a node that is being shut down or restarted, and so
-// whether what it was at may be tried again on the next. It waits for the word of a probe about that, CheckTimeout at
-// most.
+// origin is where a statement ran: on a connection to node, when the cluster was as lent shows it.
+type origin struct {
+	node *nodePool
+	lent *Snapshot
+}
+
+// origin tells it of a connection that was lent for one statement, and is still held.
+func (r *Route) origin(conn *pgxpool.Conn, lent *Snapshot) origin {
+	if s := socketOf(conn.Conn()); s != nil {
+		return origin{s.pool, lent}
+	}
+	return origin{}
+}
+
+// leaves reports whether the session of a statement was ended with err because its node is being shut down or restarted, so
+// that the statement may run again on the next one. It waits for a probe that begins now, CheckTimeout at most.
 //
 // A shutdown in order ends sessions with FATAL 57P01. What a session was at is undone then: PostgreSQL looks for such an
 // order only where nothing has committed that it has not answered, and a session that waits for synchronous replication is
-// ended by a warning and without an answer (ProcessInterrupts and SyncRepWaitForLSN in its source). There is one exception,
-// which callers must heed: in the simple protocol the tag of a statement that has committed may come before the order is
-// obeyed. pg_terminate_backend sends the same error; but there somebody wanted this very session to end, and the node
-// stays.
-func (r *Route) moved(ctx context.Context, n *nodePool, err error) bool {
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || pgErr.Code != "57P01" || pgErr.SeverityUnlocalized != "FATAL" || n == nil {
+// ended by a warning and without an answer (ProcessInterrupts and SyncRepWaitForLSN in its source). The exception is a tag
+// that came before, see confirmed.
+//
+// pg_terminate_backend sends the same error, but then somebody wanted this very session to end, and the node stays. So the
+// node must be proven to leave: it is down or stale, or has another role or another start than when the connection was
+// lent. A node that is silent, full, or refuses our login proves nothing, nor does one that does not tell when it started.
+func (r *Route) leaves(ctx context.Context, o origin, err error) bool {
+	if !r.want.repeat || o.node == nil || !isFatal(err, "57P01") {
 		return false
 	}
-	i := slices.Index(r.pm.pools, n)
-	was := &r.pm.cluster.snapshot().nodes[i]
-	if was.Report.Pooler || was.Report.Limited != nil {
-		return false // somebody else may say so in his own name, whatever became of the statement
+	i := slices.Index(r.pm.pools, o.node)
+	was := &o.lent.nodes[i]
+	if was.Report.Pooler || was.Report.StartTime.IsZero() || was.Report.SystemID == 0 {
+		return false // a pooler may say so in its own name, whatever became of the statement
 	}
 	monitor := r.pm.monitors[i]
 	monitor.doubted.Store(true)
 	begun := monitor.probes.Load()
 	monitor.wish()
-	moved := false
-	err = r.pm.await(ctx, "probe of "+n.name, func(s *Snapshot) bool {
-		now := &s.nodes[i]
-		moved = now.Status != StatusUp || now.Role != was.Role || restarted(was, now)
-		return moved || now.probe > begun
+	var now *NodeState
+	err = r.pm.await(ctx, "probe of "+o.node.name, func(s *Snapshot) bool {
+		now = &s.nodes[i]
+		return now.probe > begun
 	})
-	return err == nil && moved
+	if err != nil {
+		return false
+	}
+	return now.Status == StatusDown || now.Status == StatusStale ||
+		now.Status == StatusUp && now.Role != was.Role || restarted(was, now)
 }
 
-// poolOf returns the pool that a connection was made by.
-func poolOf(conn *pgxpool.Conn) *nodePool {
-	if s, ok := conn.Conn().PgConn().CustomData()[socketKey].(*socket); ok {
-		return s.pool
-	}
-	return nil
+// confirmed reports whether a statement has taken effect although its connection ended with err: the server had sent its
+// tag. In the simple protocol the tag of a single statement comes after its commit, and a server that logs the duration
+// of statements may obey an order to stop between the two. In the extended protocol a tag comes before the commit; pgx
+// drops it when the connection ends.
+func confirmed(sql string, args []any, tag pgconn.CommandTag, err error) bool {
+	return tag != (pgconn.CommandTag{}) && disconnected(err) && !rewritten(args) && isSingle(afterComments(sql))
+}
+
+// disconnected reports whether err is the end of the connection: by the server's last word, or without one.
+func disconnected(err error) bool { return is[*endError](err) || isFatal(err, "") }
+
+// isFatal reports whether err is what the server said when it ended the session, with the SQLSTATE code unless that is
+// empty. A FATAL of PostgreSQL's own is meant, not an ERROR that quotes one.
+func isFatal(err error, code string) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.SeverityUnlocalized == "FATAL" && (code == "" || pgErr.Code == code)
 }
 
 // repeatable reports whether a statement can be undone as a whole: it is a single one, and of a kind that cannot commit
@@ -59,7 +86,7 @@ func repeatable(sql string, args []any) bool {
 		return false
 	}
 	sql = afterComments(sql)
-	if i := strings.IndexByte(sql, ';'); i >= 0 && afterComments(sql[i+1:]) != "" {
+	if !isSingle(sql) {
 		return false
 	}
 	word, rest := sql, ""
@@ -74,6 +101,12 @@ func repeatable(sql string, args []any) bool {
 		return true
 	}
 	return false
+}
+
+// isSingle reports whether sql is one statement for sure: a semicolon in its middle may be part of a string, or begin another.
+func isSingle(sql string) bool {
+	i := strings.IndexByte(sql, ';')
+	return i < 0 || afterComments(sql[i+1:]) == ""
 }
 
 // rewritten reports whether an argument makes another statement of it.

@@ -3,6 +3,7 @@ package hasql
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -159,7 +160,7 @@ func TestStatementIsRepeatedThoughTheMonitorsSessionOutlivesIt(t *testing.T) {
 }
 
 // In the simple protocol a server may have committed and said so before it obeys the order to stop.
-func TestStatementThatHasCommittedIsNotRepeated(t *testing.T) {
+func TestStatementWhoseTagCameHasSucceeded(t *testing.T) {
 	for name, way := range map[string]func(context.Context, *Route, string) error{
 		"Exec": ways["Exec"],
 		"Query": func(ctx context.Context, r *Route, sql string) error {
@@ -193,12 +194,90 @@ func TestStatementThatHasCommittedIsNotRepeated(t *testing.T) {
 				ready(t, pm)
 				at(300*time.Millisecond, c.Node("pg2").Promote)
 				err := way(t.Context(), pm.Master(), "insert x")
-				if pgErr, ok := errors.AsType[*pgconn.PgError](err); !ok || pgErr.Code != "57P01" || ran != 1 {
+				if name == "QueryRow without a row" && errors.Is(err, pgx.ErrNoRows) {
+					err = nil
+				}
+				if err != nil || ran != 1 {
 					t.Errorf("it ran %d times: %v", ran, err)
 				}
 			})
 		})
 	}
+}
+
+// The tag of one of several statements may be the first one's, which is undone with the rest.
+func TestTagOfSeveralStatementsProvesNothing(t *testing.T) {
+	for _, ended := range []*pgfake.Error{pgfake.Fatalf("57P01", "terminating connection"), pgfake.Fatalf("57P05", "idle")} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			c.Handle("insert x; insert y", func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+				s.Node().StartingUp(true)
+				return &pgfake.Result{Tag: "INSERT 0 1", Then: ended}, nil
+			})
+			pm := open(t, c)
+			ready(t, pm)
+			if _, err := pm.Master().Exec(t.Context(), "insert x; insert y"); !isFatal(err, ended.Code) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// A deferred constraint fails after the tag, in the extended protocol.
+func TestErrorAfterTheTagIsAnError(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle("insert x", func(*pgfake.Session, []string) (*pgfake.Result, error) {
+			return &pgfake.Result{Tag: "INSERT 0 1", Then: pgfake.Errorf("23503", "violates a foreign key")}, nil
+		}, pgfake.Text("id"))
+		pm := open(t, c)
+		ready(t, pm)
+		for name, way := range ways {
+			if err := way(t.Context(), pm.Master(), "insert x"); err == nil || errors.Is(err, pgx.ErrNoRows) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestCommitWhoseTagCameHasSucceeded(t *testing.T) {
+	for tag, want := range map[string]error{"COMMIT": nil, "ROLLBACK": errors.New("FATAL")} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			c.Handle("commit", func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+				return &pgfake.Result{Tag: tag, Then: pgfake.Fatalf("57P01", "terminating connection")}, nil
+			})
+			pm := open(t, c)
+			ready(t, pm)
+			tx, err := pm.Master().Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tx.Commit(t.Context()); (err == nil) != (want == nil) {
+				t.Errorf("%s: %v", tag, err)
+			}
+			if err := tx.Rollback(t.Context()); !errors.Is(err, pgx.ErrTxClosed) {
+				t.Errorf("a second end: %v", err)
+			}
+		})
+	}
+}
+
+// A server that logs the duration of statements looks for an order to stop when the row is sent and nothing has committed.
+func TestRowOfAStatementThatWasUndoneIsNotBelieved(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle("insert x returning node", func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+			if s.Node() != c.Node("pg1") {
+				return pgfake.Row(s.Node().Name()), nil
+			}
+			s.Node().StartingUp(true)
+			at(300*time.Millisecond, c.Node("pg2").Promote)
+			return &pgfake.Result{Rows: [][]any{{"pg1"}}, Then: pgfake.Fatalf("57P01", "terminating connection")}, nil
+		}, pgfake.Text("node"))
+		pm := open(t, c)
+		ready(t, pm)
+		var node string
+		if err := pm.Master().QueryRow(t.Context(), "insert x returning node").Scan(&node); err != nil || node != "pg2" {
+			t.Errorf("%q: %v", node, err)
+		}
+	})
 }
 
 func TestErrorThatMerelyLooksLikeAShutdownIsNoReasonToRepeat(t *testing.T) {
@@ -241,6 +320,155 @@ func TestStatementWhoseSessionIsTerminatedIsNotRepeated(t *testing.T) {
 	}
 }
 
+// What a node cannot prove is no reason to repeat what somebody has ended on purpose.
+func TestStatementWhoseSessionIsTerminatedIsNotRepeatedWhateverElseIsWrong(t *testing.T) {
+	refuses := func(code string) func(*pgfake.Node) {
+		return func(n *pgfake.Node) {
+			n.RefuseLogin(code, "")
+			n.TerminateAll()
+		}
+	}
+	for name, does := range map[string]func(*pgfake.Node){
+		"the server is full":              refuses("53300"),
+		"the password is another one now": refuses("28P01"),
+		"the database is gone":            refuses("3D000"),
+		"the object is in use":            refuses("55006"),
+		"nothing is heard of the node":    func(n *pgfake.Node) { n.TerminateAll(); n.Freeze() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				ran := 0
+				c.Handle(slow, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+					ran++
+					return slowly(s, args)
+				}, pgfake.Text("slow"))
+				pm := open(t, c)
+				ready(t, pm)
+				at(500*time.Millisecond, func() { does(c.Node("pg1")) })
+				at(10*time.Second, c.Node("pg2").Promote)
+				if _, err := pm.Master().Exec(t.Context(), slow); !isFatal(err, "57P01") || ran != 1 {
+					t.Errorf("it ran %d times: %v", ran, err)
+				}
+			})
+		})
+	}
+}
+
+// What was known of a node before the session ended may be over: it was down for a moment, and is not being shut down.
+func TestNodeThatWasDownBeforeTheErrorDoesNotLeave(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pg1, ran := c.Node("pg1"), 0
+		var pid uint32
+		c.Handle(slow, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+			ran, pid = ran+1, s.PID()
+			return slowly(s, args)
+		}, pgfake.Text("slow"))
+		pm := open(t, c)
+		ready(t, pm)
+		at(400*time.Millisecond, func() {
+			pg1.StartingUp(true)
+			for _, other := range pg1.PIDs() {
+				if other != pid {
+					pg1.Terminate(other)
+				}
+			}
+		})
+		at(450*time.Millisecond, func() {
+			if s := status(pm, "pg1"); s != StatusDown {
+				t.Errorf("the node is %v", s)
+			}
+			pg1.StartingUp(false)
+			pg1.Terminate(pid)
+		})
+		if _, err := pm.Master().Exec(t.Context(), slow); !isFatal(err, "57P01") || ran != 1 {
+			t.Errorf("it ran %d times: %v", ran, err)
+		}
+	})
+}
+
+func TestRepetitionIsAChoice(t *testing.T) {
+	for name, way := range map[string]struct {
+		edit    func(*Config)
+		options []RouteOption
+		ran     int
+	}{
+		"by default":           {func(*Config) {}, nil, 2},
+		"not by configuration": {func(c *Config) { c.Repeat = false }, nil, 1},
+		"not on this route":    {func(*Config) {}, []RouteOption{WithRepeat(false)}, 1},
+		"on this route":        {func(c *Config) { c.Repeat = false }, []RouteOption{WithRepeat(true)}, 2},
+		"not where starts are unknown": {func(c *Config) {
+			c.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				r, err := StandardChecker{}.Check(ctx, conn)
+				r.StartTime = time.Time{}
+				return r, err
+			})
+		}, nil, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				ran := 0
+				c.Handle(slow, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+					ran++
+					return slowly(s, args)
+				}, pgfake.Text("slow"))
+				pm := open(t, c, way.edit)
+				ready(t, pm)
+				at(500*time.Millisecond, c.Node("pg1").Stop)
+				at(800*time.Millisecond, c.Node("pg2").Promote)
+				_, err := pm.Master(way.options...).Exec(t.Context(), slow)
+				if ran != way.ran || (err == nil) != (ran == 2) {
+					t.Errorf("it ran %d times: %v", ran, err)
+				}
+			})
+		})
+	}
+}
+
+func TestTransactionBeginsOnAnotherConnection(t *testing.T) {
+	for name, does := range map[string]func(*pgfake.Node){
+		"sessions were ended":   (*pgfake.Node).TerminateAll,
+		"a backend crashed":     (*pgfake.Node).Crash,
+		"the server stopped":    (*pgfake.Node).Stop,
+		"the server was killed": (*pgfake.Node).Kill,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				pm := open(t, c)
+				ready(t, pm)
+				acquire(t, pm.AcquireMaster).Release()
+				does(c.Node("pg1")) // and in the same instant, before anybody knows:
+				at(time.Second, c.Node("pg2").Promote)
+				tx, err := pm.Master(WithRepeat(false)).Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := tx.Rollback(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestTransactionThatNeverBeginsEndsWithItsBudget(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		began := 0
+		c.Handle("begin", func(*pgfake.Session, []string) (*pgfake.Result, error) {
+			began++
+			return nil, pgfake.Fatalf("08P01", "server connection crashed") // as a pooler says
+		})
+		pm := open(t, c, func(config *Config) { config.AcquireTimeout = 10 * time.Second })
+		ready(t, pm)
+		started := time.Now()
+		if _, err := pm.Master().Begin(t.Context()); !isFatal(err, "08P01") {
+			t.Error(err)
+		}
+		if took := time.Since(started); took < 9*time.Second || took > 12*time.Second || began > 40 {
+			t.Errorf("it took %v and %d tries", took, began)
+		}
+	})
+}
+
 func TestStatementThatMayHaveCommittedPartsIsNotRepeated(t *testing.T) {
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -265,22 +493,30 @@ func TestStatementThatMayHaveCommittedPartsIsNotRepeated(t *testing.T) {
 	}
 }
 
+// A write whose commit waits for a replica when the server stops ends without an answer, and has taken effect. Every other
+// one gets through.
 func TestEveryWriteGetsThroughASwitchover(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
-		c.HandlePrefix("insert ", func(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
+		c.HandlePrefix("insert ", func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
 			if err := s.Sleep(time.Millisecond); err != nil {
 				return nil, err
 			}
-			return &pgfake.Result{Tag: "INSERT 0 1"}, s.Write("x")
+			return &pgfake.Result{Tag: "INSERT 0 1"}, s.Write(args[0])
 		}, pgfake.Text("id"))
 		pm := open(t, c)
 		ready(t, pm)
 		var writers sync.WaitGroup
-		for range 8 { // twice as many as a pool has connections
+		for w := range 8 { // twice as many as a pool has connections
 			writers.Go(func() {
-				for range 200 {
-					if _, err := pm.Master().Exec(t.Context(), "insert x"); err != nil {
-						t.Error(err)
+				for i := range 200 {
+					token := fmt.Sprint(w, "/", i)
+					_, err := pm.Master().Exec(t.Context(), "insert $1", token)
+					unanswered := is[*endError](err) && !pgconn.SafeToRetry(err)
+					if err != nil && !unanswered || unanswered && !c.Survived(token) {
+						t.Errorf("%s: %v", token, err)
+					}
+					if err == nil && !c.Survived(token) {
+						t.Errorf("%s is lost", token)
 					}
 				}
 			})
@@ -289,6 +525,13 @@ func TestEveryWriteGetsThroughASwitchover(t *testing.T) {
 		c.Node("pg1").Stop()
 		c.Node("pg2").Promote()
 		writers.Wait()
+		seen := make(map[string]bool)
+		for _, r := range c.Node("pg2").Log() {
+			if seen[r.Token] {
+				t.Errorf("%s is there twice", r.Token)
+			}
+			seen[r.Token] = true
+		}
 	})
 }
 

@@ -62,6 +62,12 @@ func AtLeast(lsn LSN) RouteOption {
 	return func(w *want) { w.atLeast = lsn }
 }
 
+// WithRepeat sets whether a statement that a server sent back undone, because it is being shut down, runs again on the next,
+// instead of [Config.Repeat].
+func WithRepeat(repeat bool) RouteOption {
+	return func(w *want) { w.repeat = repeat }
+}
+
 // Ping acquires a connection and sends an empty statement over it.
 func (r *Route) Ping(ctx context.Context) error {
 	conn, err := r.Acquire(ctx)
@@ -86,23 +92,27 @@ func (r *Route) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) er
 // is run again on the next; see the package documentation.
 func (r *Route) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	for {
-		tag, node, err := r.exec(ctx, sql, args)
-		if err == nil || tag != (pgconn.CommandTag{}) || !repeatable(sql, args) || !r.moved(ctx, node, err) {
+		tag, from, err := r.exec(ctx, sql, args)
+		switch {
+		case err == nil, confirmed(sql, args, tag, err):
+			return tag, nil
+		case tag != (pgconn.CommandTag{}) || !repeatable(sql, args) || !r.leaves(ctx, from, err):
 			return tag, err
 		}
 	}
 }
 
-func (r *Route) exec(ctx context.Context, sql string, args []any) (tag pgconn.CommandTag, node *nodePool, err error) {
+func (r *Route) exec(ctx context.Context, sql string, args []any) (tag pgconn.CommandTag, from origin, err error) {
 	conn, err := r.Acquire(ctx)
 	if err != nil {
-		return tag, nil, err
+		return tag, from, err
 	}
 	defer conn.Release()
+	lent := r.pm.Snapshot()
 	if tag, err = conn.Exec(ctx, sql, args...); err != nil {
-		node = poolOf(conn)
+		from = r.origin(conn, lent)
 	}
-	return tag, node, err
+	return tag, from, err
 }
 
 // Query runs a query as [pgxpool.Pool.Query] does, and again as [Route.Exec] does if the server is shut down before the

@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -14,8 +15,12 @@ func (r *Route) Begin(ctx context.Context) (pgx.Tx, error) {
 
 // BeginTx starts a transaction as [pgxpool.Pool.BeginTx] does. ctx governs the start alone: the transaction must be
 // ended by Commit or Rollback, which release the connection.
+//
+// If the connection ends before the transaction has begun, another one is taken, within AcquireTimeout as a whole: nothing
+// was done yet. Only options with a BeginQuery are not tried again, as that may do anything.
 func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	for {
+	started, limit := time.Now(), r.pm.config.AcquireTimeout
+	for round := 0; ; round++ {
 		conn, err := r.Acquire(ctx)
 		if err != nil {
 			return nil, err
@@ -24,9 +29,13 @@ func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, err
 		if err == nil {
 			return &tx{inner, conn}, nil
 		}
-		node := poolOf(conn)
 		conn.Release()
-		if !r.moved(ctx, node, err) {
+		if !disconnected(err) || options.BeginQuery != "" || limit > 0 && time.Since(started) > limit {
+			return nil, err
+		}
+		select {
+		case <-time.After(jittered(backedOff(minDialBackoff, round-1, maxDialBackoff))): // not at once where every connection ends so
+		case <-ctx.Done():
 			return nil, err
 		}
 	}
@@ -38,9 +47,16 @@ type tx struct {
 	conn *pgxpool.Conn
 }
 
+// Commit succeeds also if the server confirmed it and then ended the session, of which pgx tells only the end.
 func (t *tx) Commit(ctx context.Context) error {
 	defer t.conn.Release()
-	return t.Tx.Commit(ctx)
+	err := t.Tx.Commit(ctx)
+	if err != nil && disconnected(err) { // else it may be a second call, and the connection another one's
+		if s := socketOf(t.conn.Conn()); s != nil && s.committed {
+			return nil
+		}
+	}
+	return err
 }
 
 func (t *tx) Rollback(ctx context.Context) error {

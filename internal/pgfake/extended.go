@@ -159,6 +159,9 @@ func (s *Session) executePortal(name string) error {
 		return err
 	}
 	s.sendRows(rows, res.Tag)
+	if res.Then != nil {
+		return res.Then
+	}
 	return nil
 }
 

@@ -41,8 +41,8 @@ type Result struct {
 	// time.Time as PostgreSQL prints them, anything else as fmt does.
 	Rows [][]any
 	Tag  string
-	// Then, in the simple protocol, follows the tag of a statement that has committed: PostgreSQL may obey an order to
-	// stop there.
+	// Then follows the tag. In the simple protocol the statement has committed by then, and PostgreSQL may obey an order to
+	// stop there. In the extended protocol it has not: such an order, or a deferred constraint, undoes it.
 	Then *Error
 }
 
