@@ -76,7 +76,8 @@ type Config struct {
 	MaxReplicaLag time.Duration
 
 	// MultiMaster trusts every writable node, for products in which several nodes accept writes at once. The
-	// default, false, fences: only the writable node on the highest timeline is the master.
+	// default, false, fences: only the writable node on the highest timeline is the master. With MultiMaster nodes may have
+	// system identifiers of their own, so none is foreign, and lag is measured by one of the masters.
 	MultiMaster bool
 
 	// RequireMajority trusts a master only while more than half of the nodes answer. It is for clients that may be cut off

@@ -124,8 +124,8 @@ func (s *Snapshot) measure() {
 }
 
 func (s *Snapshot) lag(r *Report, sent time.Time) (bytes uint64, behind time.Duration, known bool) {
-	if len(s.wal) == 0 || r.LSN == 0 {
-		// Nothing to compare. What it replayed last is at most that old, so this errs on the safe side.
+	if len(s.wal) == 0 || r.LSN == 0 || s.incumbent >= 0 && !r.sameCluster(&s.nodes[s.incumbent].Report) {
+		// Nothing to compare with. What it replayed last is at most that old, so this errs on the safe side.
 		return 0, max(r.ReplayDelay, 0), r.ReplayDelay != 0
 	}
 	newest := s.wal[len(s.wal)-1]
@@ -138,6 +138,10 @@ func (s *Snapshot) lag(r *Report, sent time.Time) (bytes uint64, behind time.Dur
 		behind = min(behind, max(sent.Sub(s.wal[beyond-1].at), 0))
 	}
 	return uint64(newest.lsn - r.LSN), behind, true
+}
+
+func (r *Report) sameCluster(o *Report) bool {
+	return r.SystemID == o.SystemID || r.SystemID == 0 || o.SystemID == 0
 }
 
 // unseen is for how long a replica that has all that the master was known to have may have missed what that wrote since: not

@@ -105,7 +105,9 @@ func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 	s.at = o.at
 	s.nodes[o.node].absorb(o)
 
-	s.identify()
+	if !r.multiMaster {
+		s.identify()
+	}
 	s.fence(r)
 	s.sample(prev)
 	if !r.multiMaster {
@@ -199,7 +201,11 @@ func (s *Snapshot) fence(r rules) {
 			continue
 		}
 		n.Role, n.Status, n.Cause = n.Report.Role, StatusUp, nil
-		switch id := n.Report.SystemID; {
+		id := n.Report.SystemID
+		if r.multiMaster {
+			id = 0 // each of several masters may have one of its own
+		}
+		switch {
 		case id != 0 && !s.settled:
 			n.ban(StatusSuspect, errUnsettled)
 		case id != 0 && id != s.identity:

@@ -201,6 +201,14 @@ func TestReduce(t *testing.T) {
 			w.rules.multiMaster = true
 			w.sees(0, master(1, 9)).sees(1, master(2, 9))
 		}, "M M suspect"},
+		{"several masters may have identifiers of their own", func(w *world) {
+			w.rules.multiMaster = true
+			w.unheard().sees(0, master(1, 9)).sees(1, foreign(master(2, 9))).sees(2, foreign(replica(9)))
+		}, "M M R"},
+		{"nobody waits for the others where they may differ", func(w *world) {
+			w.rules.multiMaster = true
+			w.unheard().sees(1, foreign(replica(9))).sees(0, master(1, 9))
+		}, "M R suspect"},
 		{
 			"a standby of a stale master is left out where it may be known",
 			func(w *world) {
@@ -386,7 +394,7 @@ func check(t *testing.T, seed uint64, prev, s *Snapshot, multi bool, highest *ui
 	*highest = max(*highest, s.timeline)
 	var masters []NodeState
 	for n := range s.Nodes() {
-		if n.Status == StatusUp && n.Report.SystemID != 0 && n.Report.SystemID != s.identity {
+		if !multi && n.Status == StatusUp && n.Report.SystemID != 0 && n.Report.SystemID != s.identity {
 			t.Fatalf("seed %d: %s is foreign and up", seed, n.Name)
 		}
 		if n.Role == RoleMaster {
@@ -459,6 +467,15 @@ func TestLag(t *testing.T) {
 				r.Role = RoleReplica
 				w.sees(0, master(1, 100)).sees(1, replica(100)).after(time.Second).sees(0, r).after(time.Second).sees(1, replica(100))
 			}, "0 bytes 2s",
+		},
+		{
+			"a replica of another one of several masters",
+			func(w *world) {
+				w.rules.multiMaster = true
+				r := behind(5, 3*time.Second)
+				r.SystemID = cluster2
+				w.sees(0, master(1, 500)).sees(1, r)
+			}, "0 bytes 3s",
 		},
 		{"a master that tells no position", func(w *world) { w.sees(0, master(1, 0)).sees(1, replica(5)) }, "unknown"},
 		{"level", func(w *world) { w.sees(0, master(1, 100)).sees(1, behind(100, time.Hour)) }, "0 bytes 0s"},

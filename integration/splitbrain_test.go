@@ -207,6 +207,16 @@ func TestForeignNodeIsNeverUsed(t *testing.T) {
 	must(t, ctx.Err())
 }
 
+func TestSeveralMastersMayBeOfSeveralClusters(t *testing.T) {
+	first, second := calmCluster(t).Nodes()[0], alien(t)
+	m := open(t, dsnOf(first, second), func(c *hasql.Config) { c.MultiMaster = true })
+	must(t, m.Ready(testContext(t), 2, 0))
+	for _, n := range []*pgcluster.Node{first, second} {
+		for servedBy(t, m.Master()) != n.Addr() {
+		}
+	}
+}
+
 func TestForeignNodeThatAnswersFirstIsNotUsed(t *testing.T) {
 	ctx := testContext(t)
 	cluster, foreign := calmCluster(t), alien(t)
