@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +93,39 @@ func TestStatementInFlightIsNeverSafeToRetry(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TLS may end before its socket does, and a user may have wrapped both.
+func TestEndThatTheSocketDoesNotTellIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle(slow, slowly, pgfake.Text("slow"))
+		pm := open(t, c, func(config *Config) {
+			for _, n := range config.Nodes {
+				n.Pool.ConnConfig.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
+					return &shortened{Conn: conn}, nil
+				}
+			}
+		})
+		if err := pm.Ready(t.Context(), 1, 2); err != nil {
+			t.Fatal(err)
+		}
+		_, err := pm.Master().Exec(t.Context(), slow)
+		if !is[*endError](err) || pgconn.SafeToRetry(err) || !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), "pg1:5432") {
+			t.Errorf("safe to retry %v: %v", pgconn.SafeToRetry(err), err)
+		}
+	})
+}
+
+// shortened ends its reader when that waits for a second.
+type shortened struct{ net.Conn }
+
+func (c *shortened) Read(b []byte) (int, error) {
+	_ = c.SetReadDeadline(time.Now().Add(900 * time.Millisecond))
+	n, err := c.Conn.Read(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = io.EOF
+	}
+	return n, err
 }
 
 func TestStatementThatWasNeverSentIsSafeToRetry(t *testing.T) {

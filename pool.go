@@ -113,7 +113,7 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 				s = attempt.socket
 			}
 			if s != nil {
-				r = &answers{r, s}
+				r = &answers{Reader: r, socket: s}
 			}
 			return frontend(r, w)
 		}

@@ -21,7 +21,7 @@ type socket struct {
 	asked  atomic.Bool // whether something was written since the last byte was read
 	pooled atomic.Bool // whether the pool counts the connection
 	given  atomic.Bool // whether the caller gave it up, by the deadline that pgx sets when a context ends
-	end    *endError   // why nothing can be read any more; guarded by pool.mu
+	over   bool        // whether nothing can be read any more; guarded by pool.mu
 	// committed is whether the server has confirmed a COMMIT and then ended the session instead of the answer.
 	committed bool
 }
@@ -78,7 +78,7 @@ func (s *socket) lost(err error) bool {
 func (s *socket) Close() error {
 	n := s.pool
 	n.mu.Lock()
-	if _, open := n.sockets[s]; open && s.end != nil {
+	if _, open := n.sockets[s]; open && s.over {
 		n.ended.Add(-1)
 	}
 	delete(n.sockets, s)
@@ -87,19 +87,15 @@ func (s *socket) Close() error {
 	return s.Conn.Close()
 }
 
-// ended returns what a reader learns of the end of the connection: the same each time, as one that asks again may be the
-// same reader.
-func (s *socket) ended(err error) *endError {
+// ended notes that nothing can be read any more.
+func (s *socket) ended() {
 	n := s.pool
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s.end == nil {
-		s.end = newEndError(n.name, err, true)
-		if _, open := n.sockets[s]; open {
-			n.ended.Add(1)
-		}
+	if _, open := n.sockets[s]; open && !s.over {
+		n.ended.Add(1)
 	}
-	return s.end
+	s.over = true
 }
 
 // closeEnded closes a connection that is about to be released, if it has ended and pgx does not know: what waits for a
@@ -110,9 +106,9 @@ func (n *nodePool) closeEnded(c *pgx.Conn) {
 		return
 	}
 	n.mu.Lock()
-	ended := s.end != nil
+	over := s.over
 	n.mu.Unlock()
-	if ended {
+	if over {
 		s.cut(net.ErrClosed) // so that closing writes to nobody
 		_ = c.Close(context.Background())
 	}
@@ -122,13 +118,19 @@ func (n *nodePool) closeEnded(c *pgx.Conn) {
 type answers struct {
 	io.Reader
 	socket *socket
+	end    *endError // once there was one: who asks again may be the same reader, and nothing comes behind it
 }
 
 // Read gives the end of the connection its error.
 func (a *answers) Read(b []byte) (int, error) {
+	if a.end != nil {
+		return 0, a.end
+	}
 	n, err := a.Reader.Read(b)
 	if err != nil && a.socket.lost(err) {
-		err = a.socket.ended(err)
+		a.end = newEndError(a.socket.pool.name, err, true)
+		a.socket.ended()
+		err = a.end
 	}
 	return n, err
 }
