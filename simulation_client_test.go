@@ -39,6 +39,8 @@ type operation struct {
 	impatient bool          // whether its caller ends it early, so that it may fail at any time
 	known     *Snapshot     // before it began
 	target    Target
+	atLeast   LSN           // what a read demands
+	maxLag    time.Duration // the same
 }
 
 func (c *client) run() {
@@ -125,14 +127,22 @@ type work struct {
 
 var (
 	writes = []work{{"exec", write}, {"exec", write}, {"several", several}, {"tx", transact}, {"rollback", rollback}}
-	reads  = []work{{"query-row", queryRow}, {"query-row", queryRow}, {"query", query}, {"hold", hold}}
+	reads  = []work{
+		{"query-row", queryRow}, {"query-row", queryRow}, {"query", query}, {"hold", hold}, {"at-least", atLeast}, {"recent", recent},
+	}
 )
 
 // route is what the operation goes through.
 func (o *operation) route() *Route { return &o.s.pm.routes[o.target] }
 
 // token is a name for a write that no other has.
-func (o *operation) token(part int) string { return fmt.Sprintf("%d-%d-%d", o.id, o.made, part) }
+func (o *operation) token(part int) string {
+	token := fmt.Sprintf("%d-%d-%d", o.id, o.made, part)
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	o.s.asked[token] = true
+	return token
+}
 
 // lent acquires a connection, and notes what must hold of it.
 func (o *operation) lent() (*pgxpool.Conn, error) {
@@ -143,6 +153,7 @@ func (o *operation) lent() (*pgxpool.Conn, error) {
 	o.s.within(fmt.Sprintf("client %d: acquire of a %v", o.id, o.target), began, o.acquire, err)
 	if err == nil {
 		o.s.lent(o, conn)
+		o.s.checkReplica(o, conn)
 	}
 	return conn, err
 }
@@ -152,7 +163,7 @@ func write(o *operation) error {
 	if err == nil {
 		o.s.acknowledged(o, nil, o.token(0))
 	}
-	return err
+	return o.s.failed(err, o.token(0))
 }
 
 func several(o *operation) error {
@@ -166,7 +177,7 @@ func several(o *operation) error {
 			_, err := conn.Exec(o, "insert $1", o.token(part))
 			return err
 		}); err != nil {
-			return err
+			return o.s.failed(err, o.token(part))
 		}
 		o.s.acknowledged(o, conn, o.token(part))
 		o.pause(0, 5*time.Millisecond)
@@ -188,7 +199,7 @@ func transact(o *operation) error {
 		o.s.acknowledged(o, nil, o.token(0))
 		o.s.acknowledged(o, nil, o.token(1))
 	}
-	return err
+	return o.s.failed(err, o.token(0), o.token(1))
 }
 
 func rollback(o *operation) error {
@@ -197,6 +208,7 @@ func rollback(o *operation) error {
 		return err
 	}
 	_, err = tx.Exec(o, "insert $1", o.token(0))
+	o.s.undone("was rolled back", o.token(0))
 	return errors.Join(err, tx.Rollback(o))
 }
 
@@ -226,6 +238,34 @@ func hold(o *operation) error {
 	}
 	defer conn.Release()
 	o.pause(0, 40*time.Millisecond)
+	if err := o.asks(conn, func() error { return conn.Ping(o) }); err != nil {
+		return err
+	}
+	o.s.read()
+	return nil
+}
+
+// atLeast reads what has been written lately, by whoever did.
+func atLeast(o *operation) error {
+	o.atLeast = o.s.lastWrite()
+	return o.demanding(AtLeast(o.atLeast))
+}
+
+// recent reads nothing that is too old.
+func recent(o *operation) error {
+	o.maxLag = o.s.plan.maxLag
+	return o.demanding(WithMaxLag(o.maxLag))
+}
+
+// demanding reads on a replica that is known to have what is asked for.
+func (o *operation) demanding(option RouteOption) error {
+	o.s.demands.Add(1)
+	conn, err := o.s.pm.Replica(option).Acquire(o)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	o.s.checkReplica(o, conn)
 	if err := o.asks(conn, func() error { return conn.Ping(o) }); err != nil {
 		return err
 	}

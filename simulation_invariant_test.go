@@ -60,6 +60,13 @@ func (s *simulation) finished(o *operation, name string, err error) {
 	}
 }
 
+// lastWrite is the position of the write that was acknowledged last.
+func (s *simulation) lastWrite() LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written
+}
+
 func (s *simulation) read() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,7 +108,7 @@ func (s *simulation) acknowledged(o *operation, conn *pgxpool.Conn, token string
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.acks = append(s.acks, token)
+	s.acks, s.written = append(s.acks, token), LSN(record.LSN)
 	switch {
 	case !found && rewoundAt.Before(o.began):
 		s.violateLocked("lost", "client %d: write %s was acknowledged, and is nowhere", o.id, token)
@@ -110,15 +117,40 @@ func (s *simulation) acknowledged(o *operation, conn *pgxpool.Conn, token string
 	}
 }
 
+// failed notes what became of writes by the word of their error: nothing, if that says so.
+func (s *simulation) failed(err error, tokens ...string) error {
+	switch pgErr, ok := errors.AsType[*pgconn.PgError](err); {
+	case pgconn.SafeToRetry(err):
+		s.undone("is safe to retry: "+err.Error(), tokens...)
+	case ok && pgErr.Code != "40003":
+		s.undone("was answered by "+err.Error(), tokens...)
+	}
+	return err
+}
+
+func (s *simulation) undone(why string, tokens ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, token := range tokens {
+		s.undoing[token] = why
+	}
+}
+
 // checkSurvival is the invariant "lost": under synchronous replication the newest master has all that was acknowledged.
-// And it is the invariant "twice": what was asked for once was not done more often.
+// And it is the invariants "twice", what was asked for once was not done more often, and "undone", what was said to have
+// had no effect has none.
 func (s *simulation) checkSurvival() {
 	kept := make(map[string]bool)
 	for _, record := range s.truth.fake.Master().Log() {
-		if record.Token != "" && kept[record.Token] {
-			s.violate("twice", "write %s took effect twice", record.Token)
-		}
 		kept[record.Token] = true
+	}
+	for token := range s.asked {
+		switch times := s.truth.fake.Commits(token); {
+		case times > 1:
+			s.violate("twice", "write %s took effect %d times", token, times)
+		case times > 0 && s.undoing[token] != "":
+			s.violate("undone", "write %s took effect, and %s", token, s.undoing[token])
+		}
 	}
 	if !s.plan.synchronous {
 		return
@@ -137,6 +169,7 @@ func (s *simulation) follow() {
 		next := s.pm.Snapshot()
 		s.checkOrder(prev, next)
 		s.checkSets(next)
+		s.prove(next)
 		prev = next
 	}
 }
@@ -188,13 +221,78 @@ func (s *simulation) checkSets(v *Snapshot) {
 	}
 }
 
+// proof is that a replica has diverged, as the library's own evidence shows.
+type proof struct {
+	at    time.Time
+	start time.Time // of the server
+}
+
+// prove looks for replicas that have what the master had not when it was asked later. Evidence alone does not tell what
+// else may look like that, so the truth has a say.
+func (s *simulation) prove(v *Snapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &v.nodes[s.truth.master()]
+	for i := range v.nodes {
+		n, known := &v.nodes[i], &s.proofs[i]
+		_, diverged := s.truth.nodes[i].Behind()
+		switch {
+		case !diverged, !known.at.IsZero() && !n.Report.StartTime.Equal(known.start):
+			*known = proof{}
+		case known.at.IsZero() && m.Role == RoleMaster && n.Report.InRecovery &&
+			n.Report.LSN > m.Report.LSN && m.ReportedAt.After(n.answeredAt):
+			*known = proof{time.Now(), n.Report.StartTime}
+		}
+	}
+}
+
+// checkReplica is the invariants "diverged", nobody reads from a replica that is proven to have what the master has not,
+// "at-least" and "lag": what a read demands of a replica is so.
+func (s *simulation) checkReplica(o *operation, conn *pgxpool.Conn) {
+	i := s.node(conn.Conn().Config().Host)
+	state := s.truth.nodes[i].State()
+	if !state.InRecovery || s.truth.wasRenamed() || time.Since(s.truth.lastTouched(i)) < moment {
+		return
+	}
+	since, diverged := s.truth.nodes[i].Behind()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := o.maxLag + s.evidenceAge() + s.plan.checkInterval*11/10 // the answers are as old, and the master's as far apart
+	switch proven := s.proofs[i].at; {
+	case diverged && !proven.IsZero() && time.Since(proven) > time.Millisecond:
+		s.violateLocked("diverged", "client %d: reads from pg%d, which is known to have diverged for %v", o.id, i+1, time.Since(proven))
+	case state.LSN < int64(o.atLeast):
+		s.violateLocked("at-least", "client %d: reads from pg%d at %d, and wants %d", o.id, i+1, state.LSN, o.atLeast)
+	case o.maxLag > 0 && !diverged && !since.IsZero() && time.Since(since) > most:
+		s.violateLocked("lag", "client %d: reads from pg%d, which is %v behind, and allows %v", o.id, i+1, time.Since(since), o.maxLag)
+	}
+}
+
 // look is what is checked whenever everybody has done what can be done at this moment.
 func (s *simulation) look() {
 	s.checkLends()
+	s.checkMaster()
 	s.checkFreshness()
 	s.checkCuts()
 	s.checkProbes()
 	s.checkSleepers()
+}
+
+// checkMaster is the invariant "master": the only node that takes writes is known as the master before long.
+func (s *simulation) checkMaster() {
+	i, since := s.truth.soleMaster()
+	if i < 0 || time.Since(since) < recoveryBound(&s.plan) || s.truth.wasRenamed() {
+		return
+	}
+	if n := s.pm.Snapshot().nodes[i]; n.Role != RoleMaster && !s.isClosed() {
+		s.violate("master", "%s has been the only master for %v, and is taken for %v, %v: %v", n.Name, time.Since(since), n.Status, n.Role, n.Cause)
+	}
+}
+
+func (s *simulation) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // checkLends is the invariant "lent": when an acquire returns, its node is up in a role that was asked for.
@@ -225,12 +323,17 @@ func (t Target) role() Role {
 
 // checkFreshness is the invariant "fresh": a node is up by an answer that is hardly older than CheckInterval.
 func (s *simulation) checkFreshness() {
-	most := s.plan.checkInterval + s.plan.checkInterval/10 + s.pm.config.CheckTimeout
+	most := s.evidenceAge()
 	for n := range s.pm.Snapshot().Nodes() {
 		if age := time.Since(n.ReportedAt); n.Status == StatusUp && age > most+slack {
 			s.violate("fresh", "%s is up by an answer of %v ago, with %v between two probes", n.Name, age, s.plan.checkInterval)
 		}
 	}
+}
+
+// evidenceAge is how old the answer may be by which a node is up.
+func (s *simulation) evidenceAge() time.Duration {
+	return s.plan.checkInterval + s.plan.checkInterval/10 + s.pm.config.CheckTimeout
 }
 
 // checkCuts is the invariant "cut": nobody waits for the answer of a node that has been given up.
@@ -252,14 +355,15 @@ func (s *simulation) checkCuts() {
 
 // window is a time in which the probes of a node are counted.
 type window struct {
-	began  time.Time
-	probes uint64
-	steady bool // whether there has been a master and the node was up
+	began   time.Time
+	probes  uint64
+	demands int  // what had been asked of replicas before
+	steady  bool // whether there has been a master and the node was up
 }
 
 // checkProbes is the invariant "probes": by CheckInterval while all is well, by RecoveryInterval at most.
 func (s *simulation) checkProbes() {
-	v := s.pm.Snapshot()
+	v, demands := s.pm.Snapshot(), int(s.demands.Load())
 	for i := range s.windows {
 		w, n, begun := &s.windows[i], &v.nodes[i], s.pm.monitors[i].probes.Load()
 		w.steady = w.steady && v.lostAt.IsZero() && n.Status == StatusUp
@@ -267,24 +371,25 @@ func (s *simulation) checkProbes() {
 		if length < time.Second {
 			continue
 		}
+		demanded := time.Duration(2 * (demands - w.demands)) // who waits for a replica to have it asks for probes
 		calm := !s.calmSince.IsZero() && w.began.After(s.calmSince)
 		most := length*10/(9*s.plan.recoveryInterval) + length/s.pm.config.CheckTimeout + 4
 		switch {
 		case calm:
 			// And a hint or two: a connection that was lost before is noticed when it is used.
-			most = length*10/(9*s.plan.checkInterval) + 3
+			most = length*10/(9*s.plan.checkInterval) + 3 + demanded
 		case w.steady && !s.changedSince(w.began):
 			// Each probe that was due lets hints come anew, twice as rarely each time.
 			perCheck := time.Duration(2)
 			for d := s.plan.recoveryInterval; d < s.plan.checkInterval; d *= 2 {
 				perCheck++
 			}
-			most = (length*10/(9*s.plan.checkInterval) + 1) * perCheck
+			most = (length*10/(9*s.plan.checkInterval)+1)*perCheck + demanded
 		}
 		if count := begun - w.probes; !w.began.IsZero() && count > uint64(most) {
 			s.violate("probes", "pg%d was probed %d times in %v (calm: %v), not more than %d", i+1, count, length, calm, most)
 		}
-		*w = window{time.Now(), begun, v.lostAt.IsZero() && n.Status == StatusUp}
+		*w = window{time.Now(), begun, demands, v.lostAt.IsZero() && n.Status == StatusUp}
 	}
 }
 

@@ -46,8 +46,8 @@ var mutations = []mutation{
 	},
 	{
 		"a commit that failed counts as done", "lost", "tx.go",
-		"\treturn t.Tx.Commit(ctx)\n",
-		"\t_ = t.Tx.Commit(ctx)\n\treturn nil\n",
+		"s != nil && s.committed {",
+		"s != nil {",
 	},
 	{
 		"AcquireTimeout is not heeded", "budget", "acquire.go",
@@ -86,8 +86,28 @@ var mutations = []mutation{
 	},
 	{
 		"whatever failed is repeated", "twice", "retry.go",
-		`!ok || pgErr.Code != "57P01" || pgErr.SeverityUnlocalized != "FATAL" || n == nil`,
-		"!ok && pgErr != nil || n == nil",
+		`if !r.want.repeat || o.node == nil || !isFatal(err, "57P01") {`,
+		"if o.node == nil || !disconnected(err) {",
+	},
+	{
+		"what was in flight is safe to retry", "undone", "socket.go",
+		"{ return e.peek.Swap(false) }",
+		"{ return false }",
+	},
+	{
+		"a replica that has diverged is read from", "diverged", "lag.go",
+		"if n.diverged != nil && n.Status == StatusUp {",
+		"if n.diverged != nil && n.Status == StatusDown {",
+	},
+	{
+		"how far a replica is does not count", "at-least", "candidates.go",
+		" && n.Report.LSN >= w.atLeast",
+		"",
+	},
+	{
+		"every lag is within the limit", "lag", "candidates.go",
+		"n.LagTime <= w.maxLag",
+		"n.LagTime <= w.maxLag+time.Hour",
 	},
 	{
 		"the last snapshot does not say that it is", "close", "cluster.go",

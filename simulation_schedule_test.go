@@ -20,6 +20,7 @@ type plan struct {
 	fallback    bool
 	latency     [3]time.Duration
 	maxConns    int
+	maxLag      time.Duration // of reads that must not be too old
 
 	checkInterval, downTimeout, recoveryInterval, acquireTimeout time.Duration
 
@@ -31,17 +32,23 @@ type plan struct {
 type step struct {
 	at   time.Duration
 	do   action
-	node int           // its index, or theMaster
+	node int           // its index, theMaster or everyNode
 	wait time.Duration // of slow, the latency; of hog, how long
 	draw int           // what else there is to choose
 }
 
-const theMaster = -1
+const (
+	theMaster = -1
+	everyNode = -2
+)
 
 func (s step) String() string {
-	node := "master"
-	if s.node != theMaster {
-		node = fmt.Sprintf("pg%d", s.node+1)
+	node := fmt.Sprintf("pg%d", s.node+1)
+	switch s.node {
+	case theMaster:
+		node = "master"
+	case everyNode:
+		node = "all"
 	}
 	return fmt.Sprintf("%s %s %v", s.do, node, s.wait)
 }
@@ -98,6 +105,7 @@ func (s spec) plan() plan {
 	for i := range p.latency {
 		p.latency[i] = between(r, 150*time.Microsecond, 900*time.Microsecond)
 	}
+	p.maxLag = p.checkInterval + p.checkInterval/4 + between(r, 0, 500*time.Millisecond)
 	g := generator{Rand: r, now: 400 * time.Millisecond, synchronous: p.synchronous}
 	for range 4 + r.IntN(4) {
 		g.episode()
@@ -147,8 +155,10 @@ func (g *generator) episode() {
 		g.split()
 	case n < 16:
 		g.flap()
-	case n < 18:
+	case n < 17:
 		g.doublePromotion()
+	case n < 18:
+		g.special()
 	default:
 		g.noise()
 		g.noise()
@@ -228,6 +238,57 @@ func (g *generator) split() {
 	g.pass(10*time.Millisecond, time.Second)
 	g.add(doRejoin, theMaster)
 	g.pass(30*time.Millisecond, 400*time.Millisecond)
+}
+
+// special is one of the rarer ways for things to go wrong.
+func (g *generator) special() {
+	oneOf(g.Rand, g.trail, g.diverge, g.refuse)()
+}
+
+// trail keeps a replica far behind.
+func (g *generator) trail() {
+	node := g.IntN(3)
+	g.add(doPause, node)
+	g.noise()
+	g.pass(time.Second, 4*time.Second)
+	g.noise()
+	g.add(doResume, node)
+	g.pass(10*time.Millisecond, 300*time.Millisecond)
+}
+
+// diverge promotes a replica that lacks what the other one has. Under synchronous replication nobody may do that.
+func (g *generator) diverge() {
+	if g.synchronous {
+		g.failover()
+		return
+	}
+	behind := g.IntN(3)
+	g.add(doPause, behind)
+	g.pass(100*time.Millisecond, 700*time.Millisecond)
+	g.add(oneOf(g.Rand, doCrash, doStop, doFreeze, doCut), theMaster)
+	g.pass(10*time.Millisecond, 300*time.Millisecond)
+	g.add(doPromoteAny, behind)
+	g.add(doResume, theMaster)
+	g.noise()
+	g.pass(200*time.Millisecond, 2500*time.Millisecond)
+	g.cure()
+	g.pass(10*time.Millisecond, 500*time.Millisecond)
+	g.add(doRejoin, theMaster)
+	g.pass(30*time.Millisecond, 400*time.Millisecond)
+}
+
+// refuse lets nobody in any more: at the master's, or anywhere.
+func (g *generator) refuse() {
+	node := oneOf(g.Rand, theMaster, everyNode)
+	g.add(doRefuse, node)
+	g.pass(0, 300*time.Millisecond)
+	if g.IntN(2) == 0 {
+		g.add(doTerminateAll, node)
+	}
+	g.noise()
+	g.pass(10*time.Millisecond, 2*time.Second)
+	g.add(doAccept, theMaster)
+	g.pass(10*time.Millisecond, 300*time.Millisecond)
 }
 
 // noise is, half of the time, one more thing that goes wrong at about now, and its end if it has one.

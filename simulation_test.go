@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,9 +40,14 @@ type simulation struct {
 	mu        sync.Mutex
 	trace     []event
 	failures  []failure
-	histories [3][]change // of each node, as the hooks were told
-	lends     []lend      // not looked at yet
-	acks      []string    // of writes
+	histories [3][]change       // of each node, as the hooks were told
+	lends     []lend            // not looked at yet
+	acks      []string          // of writes
+	written   LSN               // where the last of them is
+	asked     map[string]bool   // every write
+	undoing   map[string]string // writes that had no effect, and who said so
+	proofs    [3]proof
+	demands   atomic.Int64 // reads that demanded something of a replica
 	failovers int
 	reads     int       // that succeeded
 	calmSince time.Time // from when on nothing may fail, zero if not yet
@@ -82,7 +88,10 @@ type result struct {
 // may keep from ever ending.
 func simulate(t *testing.T, sp spec, tell func(result)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &simulation{plan: sp.plan(), began: time.Now()}
+		s := &simulation{
+			plan: sp.plan(), began: time.Now(),
+			asked: make(map[string]bool), undoing: make(map[string]string),
+		}
 		defer func(old func() uint64) { entropy = old }(entropy)
 		entropy = seeded(s.plan.seed, s.began)
 		s.run(t)
@@ -142,7 +151,7 @@ func (s *simulation) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range config.Nodes {
-		n.Pool.ConnConfig.DialFunc = s.truth.fake.Dial
+		n.Pool.ConnConfig.DialFunc = s.truth.dial(n.Pool.ConnConfig.Host)
 		n.Pool.ConnConfig.LookupFunc = s.truth.lookup
 	}
 	config.CheckInterval, config.RecoveryInterval = s.plan.checkInterval, s.plan.recoveryInterval

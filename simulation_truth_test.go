@@ -3,9 +3,12 @@ package hasql
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
@@ -72,11 +75,13 @@ type truth struct {
 	ill        [3]map[action]bool // what is wrong with a node, by what would cure it
 	touchedAt  [3]time.Time
 	rewoundAt  time.Time // when a node last lost a part of its log
+	alone      int       // the only node that works as a master, -1 if there is none or more
+	aloneSince time.Time
 	promotions int
 }
 
 func newTruth(p *plan) *truth {
-	tr := &truth{fake: pgfake.New("pg1", "pg2", "pg3"), plan: p}
+	tr := &truth{fake: pgfake.New("pg1", "pg2", "pg3"), plan: p, aloneSince: time.Now()}
 	tr.nodes = tr.fake.Nodes()
 	tr.fake.Skew(true)
 	tr.fake.Synchronous(p.synchronous)
@@ -121,12 +126,38 @@ func (tr *truth) lookup(_ context.Context, host string) ([]string, error) {
 	return nil, fmt.Errorf("no such host: %s", host)
 }
 
+// dial is the DialFunc for a name. A dial that hung until the name led elsewhere fails: its connection would stay for good.
+func (tr *truth) dial(host string) pgconn.DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := tr.fake.Dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		addresses, err := tr.lookup(ctx, host)
+		if err != nil || net.JoinHostPort(addresses[0], "5432") != address {
+			_ = conn.Close()
+			return nil, fmt.Errorf("%s is no longer %s", host, address)
+		}
+		return conn, nil
+	}
+}
+
 // do takes a step on the cluster.
 func (tr *truth) do(s step) {
-	i := s.node
-	if i == theMaster {
-		i = tr.master()
+	defer tr.count()
+	switch s.node {
+	case theMaster:
+		tr.doTo(tr.master(), s)
+	case everyNode:
+		for i := range tr.nodes {
+			tr.doTo(i, s)
+		}
+	default:
+		tr.doTo(s.node, s)
 	}
+}
+
+func (tr *truth) doTo(i int, s step) {
 	n := tr.nodes[i]
 	switch s.do {
 	case doCrash:
@@ -242,6 +273,7 @@ func (tr *truth) mendAll() {
 	tr.nodes[tr.master()].Start()
 	tr.mend(doStart)
 	tr.rejoin()
+	tr.count()
 }
 
 // harm is a fault that lasts until its cure.
@@ -268,6 +300,41 @@ func (tr *truth) master() int {
 		}
 	}
 	panic("a cluster always has a newest master")
+}
+
+// count notes which node is the only master, and since when.
+func (tr *truth) count() {
+	alone := -1
+	for i, n := range tr.nodes {
+		state := n.State()
+		switch {
+		case !state.Up || state.InRecovery:
+		case alone >= 0 || i != tr.master():
+			tr.alone = -1
+			return
+		default:
+			alone = i
+		}
+	}
+	if alone != tr.alone {
+		tr.alone, tr.aloneSince = alone, time.Now()
+	}
+}
+
+// soleMaster returns the node that takes writes for whoever connects now, and since when it has been the only one: -1 if
+// there is none, or more, or something is wrong with it.
+func (tr *truth) soleMaster() (i int, since time.Time) {
+	if tr.alone < 0 {
+		return -1, time.Time{}
+	}
+	sound := tr.sound(tr.alone)
+	if sound.IsZero() {
+		return -1, time.Time{}
+	}
+	if sound.Before(tr.aloneSince) {
+		sound = tr.aloneSince
+	}
+	return tr.alone, sound
 }
 
 // promote makes a replica the master, if it works: the one that has most, or one that lacks something.
@@ -317,6 +384,13 @@ func (tr *truth) rejoin() {
 			n.Follow()
 		}
 	}
+}
+
+// lastTouched returns when something was last done to a node.
+func (tr *truth) lastTouched(i int) time.Time {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.touchedAt[i]
 }
 
 // sound returns since when nothing has been wrong with a node, zero if something is.

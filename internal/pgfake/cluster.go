@@ -45,6 +45,7 @@ type Cluster struct {
 	lastPID         uint32
 	lastPort        int
 	lastRecord      uint64
+	commits         map[string]int // of each token
 }
 
 // New makes a cluster of running nodes: the first is the master, the others are
@@ -55,6 +56,7 @@ func New(names ...string) *Cluster {
 		prefixes: make(map[string]*route),
 		lastPID:  1000,
 		lastPort: 40000,
+		commits:  make(map[string]int),
 	}
 	for i, name := range names {
 		host, port, err := net.SplitHostPort(name)
@@ -134,6 +136,13 @@ func (c *Cluster) Committed(token string) (r Record, ok bool) {
 		}
 	}
 	return Record{}, false
+}
+
+// Commits counts how often a write of token was committed, on whatever node, and
+// whether or not that has forgotten it since.
+func (c *Cluster) Commits(token string) int {
+	defer c.lock()()
+	return c.commits[token]
 }
 
 // Survived reports whether a write of token is in the log of the current

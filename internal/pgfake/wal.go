@@ -28,6 +28,27 @@ func (n *Node) Log() []Record {
 	return log
 }
 
+// Behind compares the node's log with that of the newest master: since when it
+// lacks a write that is there, zero if it lacks none, and whether it holds
+// something that is not.
+func (n *Node) Behind() (since time.Time, diverged bool) {
+	defer n.cluster.lock()()
+	m := n.cluster.masterLocked()
+	if m == nil {
+		return time.Time{}, false
+	}
+	common := min(len(n.wal), len(m.wal))
+	for common > 0 && n.wal[common-1].id != m.wal[common-1].id {
+		common--
+	}
+	for _, r := range m.wal[common:] {
+		if r.Token != "" {
+			return r.At, common < len(n.wal)
+		}
+	}
+	return time.Time{}, common < len(n.wal)
+}
+
 // SetWriteLSN moves a master's WAL position to lsn, as unlogged work would;
 // replicas follow. It does nothing on a replica.
 func (n *Node) SetWriteLSN(lsn int64) {
@@ -80,6 +101,7 @@ func (n *Node) SetReplayDelay(d time.Duration) {
 // appendLocked commits a record that ends at lsn.
 func (n *Node) appendLocked(token string, lsn int64) {
 	n.cluster.lastRecord++
+	n.cluster.commits[token]++
 	n.lsn = lsn
 	n.wal = append(n.wal, Record{
 		Token:    token,

@@ -46,7 +46,9 @@ func TestDatabaseSettingIsKeptBySessionsBegunUnderIt(t *testing.T) {
 		master.AlterDatabase(true)
 		during, there := connect(t, master), connect(t, replica)
 		equal(t, "the position", replica.State().LSN, StartLSN+WriteSize)
-		readOnly := func(conn *pgx.Conn) string { return ask[string](t, conn, "show transaction_read_only", pgx.QueryExecModeExec) }
+		readOnly := func(conn *pgx.Conn) string {
+			return ask[string](t, conn, "show transaction_read_only", pgx.QueryExecModeExec)
+		}
 		equal(t, "begun before", readOnly(before), "off")
 		equal(t, "begun under it", readOnly(during), "on")
 		equal(t, "reported", during.PgConn().ParameterStatus("default_transaction_read_only"), "on")
@@ -143,6 +145,7 @@ func TestFailoverLosesWhatWasNotReplayed(t *testing.T) {
 		next.Promote()
 		equal(t, "kept", c.Survived("kept"), true)
 		equal(t, "lost", c.Survived("lost"), false)
+		equal(t, "lost, commits", c.Commits("lost"), 1)
 		equal(t, "master", c.Master(), next)
 		do(t, connect(t, next), "write new")
 
@@ -152,11 +155,19 @@ func TestFailoverLosesWhatWasNotReplayed(t *testing.T) {
 		equal(t, "its position", diverged.LSN, StartLSN+2*WriteSize)
 		equal(t, "the new master's", next.State().LSN, StartLSN+2*WriteSize) // of another write
 		equal(t, "what it holds", fmt.Sprint(tokens(third)), "[kept lost]")
+		lacks := time.Now()
+		time.Sleep(time.Second)
 		do(t, connect(t, next), "write newer")
 		equal(t, "its position", third.State().LSN, diverged.LSN)
+		since, apart := third.Behind()
+		equal(t, "it lacks something since", since, lacks)
+		equal(t, "it holds something else", apart, true)
 		third.Follow()
 		equal(t, "rewound replica streams", third.State().Streaming, true)
 		equal(t, "its timeline", third.State().Timeline, 2)
+		since, apart = third.Behind()
+		equal(t, "it lacks something since", since, time.Time{})
+		equal(t, "it holds something else", apart, false)
 
 		old.Start()
 		equal(t, "old master", old.State().InRecovery, false)
