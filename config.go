@@ -127,6 +127,7 @@ type NodeConfig struct {
 //
 // It understands what [pgxpool.ParseConfig] understands (pool_max_conns and its like hold for each node), and besides:
 //
+//   - host=@name, a socket in Linux's abstract namespace (in a URL %40name)
 //   - hostaddr, load_balance_hosts, keepalives, keepalives_idle, keepalives_interval, keepalives_count,
 //     tcp_user_timeout and fallback_application_name as in
 //     https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
@@ -237,8 +238,12 @@ func (c *Config) adapt(pool *pgxpool.Config, set settings, e endpoint, network n
 		conn.ConnectTimeout = defaultConnectTimeout
 	}
 	conn.DialFunc = network.dialer(conn.ConnectTimeout).DialContext
-	if e.addr != "" {
+	switch {
+	case e.addr != "":
 		conn.LookupFunc = lookupFixed(e.addr)
+	case isAbstract(e.host):
+		conn.LookupFunc = lookupFixed(e.name())
+		conn.DialFunc = dialAbstract(conn.DialFunc, e)
 	}
 	if _, given := set["pool_max_conn_lifetime_jitter"]; !given {
 		pool.MaxConnLifetimeJitter = pool.MaxConnLifetime / 10

@@ -28,6 +28,12 @@ func (e endpoint) name() string {
 	return net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
 }
 
+// looksSecret reports whether the host is most likely the rest of a password with such a character in it, so that it must
+// not be quoted. The name of an abstract socket begins with an @.
+func (e endpoint) looksSecret() bool {
+	return strings.ContainsAny(strings.TrimPrefix(e.host, abstract), "@&=?")
+}
+
 // settings are the connection settings pgx does not know, from the DSN, the service file and the environment: ours,
 // pgxpool's, those of libpq that pgx would send to the server, and what really is meant for the server.
 type settings map[string]string
@@ -91,11 +97,8 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 			e.addr = addr
 		}
 	}
-	for _, e := range endpoints {
-		// Most likely the rest of a password with such a character in it, so nothing is quoted.
-		if strings.ContainsAny(e.host, "@&=?") {
-			return nil, nil, errors.New("a host contains '@', '&', '=' or '?': write '@' in a user name or password as %40, '/' as %2F")
-		}
+	if slices.ContainsFunc(endpoints, endpoint.looksSecret) || isURL(dsn) && hostsAfterTwoAts(dsn) {
+		return nil, nil, errors.New("a host contains '@', '&', '=' or '?': write '@' in a user name or password as %40, '/' as %2F")
 	}
 	if path, _, _ := strings.Cut(dsn, "?"); isURL(dsn) && strings.Contains(all.Database, "@") && strings.HasSuffix(path, "/"+all.Database) {
 		return nil, nil, errors.New("the database contains '@': write '@' as %40, and '/' in a user name or password as %2F")
@@ -106,10 +109,15 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 // parseEndpoint parses the DSN once more for one of its hosts alone, so that TLS names, TLS fallbacks and the .pgpass
 // entry are that host's own.
 func parseEndpoint(dsn string, e endpoint) (*pgxpool.Config, error) {
-	pool, err := pgxpool.ParseConfig(override(dsn, "host", e.host, "port", strconv.Itoa(int(e.port))))
+	host := e.host
+	if isAbstract(host) {
+		host = "/" + host // or pgx would set up TLS, which a socket has not
+	}
+	pool, err := pgxpool.ParseConfig(override(dsn, "host", host, "port", strconv.Itoa(int(e.port))))
 	if err != nil {
 		return nil, driverProblem(err)
 	}
+	pool.ConnConfig.Host = e.host
 	return pool, nil
 }
 
@@ -169,9 +177,23 @@ func isAddress(addr string) bool {
 	return err == nil && plain.MatchString(addr)
 }
 
+// isSocket reports whether a host is the directory of a Unix socket, or the name of an abstract one.
 func isSocket(host string) bool {
 	network, _ := pgconn.NetworkAddress(host, 0)
-	return network == "unix"
+	return network == "unix" || isAbstract(host)
+}
+
+// abstract is what the host of a socket in Linux's abstract namespace begins with. libpq knows these; pgx takes such a host
+// for the name of a machine.
+const abstract = "@"
+
+func isAbstract(host string) bool { return strings.HasPrefix(host, abstract) }
+
+// hostsAfterTwoAts reports whether a host in a URL begins with an @ that is not written as %40: the password before it has
+// one at its end.
+func hostsAfterTwoAts(url string) bool {
+	parts, _, _ := netlocs(url)
+	return slices.ContainsFunc(parts, isAbstract)
 }
 
 // netlocs returns the host[:port] parts of a URL as they are written, and the query part if one follows them.

@@ -77,6 +77,13 @@ func lookupFixed(addr string) pgconn.LookupFunc {
 	return func(context.Context, string) ([]string, error) { return []string{addr}, nil }
 }
 
+// dialAbstract dials the abstract socket of an endpoint, whatever address pgx makes of its name.
+func dialAbstract(dial pgconn.DialFunc, e endpoint) pgconn.DialFunc {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dial(ctx, "unix", fmt.Sprintf("%s/.s.PGSQL.%d", e.host, e.port))
+	}
+}
+
 func otherHost(pool *pgxpool.Config) func(*pgconn.FallbackConfig) bool {
 	return func(f *pgconn.FallbackConfig) bool {
 		return f.Host != pool.ConnConfig.Host || f.Port != pool.ConnConfig.Port
