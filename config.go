@@ -344,6 +344,9 @@ func (c *Config) problems() (list []string) {
 			refuse("Nodes: %q is named twice", n.Name)
 		}
 		seen[n.Name] = true
+		if conn := n.Pool.ConnConfig; conn.Host == "" || conn.Port == 0 {
+			refuse("Nodes[%d].Pool needs a Host and a Port, not %q and %d", i, conn.Host, conn.Port)
+		}
 		if slices.ContainsFunc(n.Pool.ConnConfig.Fallbacks, otherHost(n.Pool)) {
 			refuse("Nodes: the pool of %q has more than one host", n.Name)
 		}

@@ -374,16 +374,18 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 	}
 	plain := one(func(*pgxpool.Config) {})
 	for name, config := range map[string]*Config{
-		`Target: no target`:                        {Target: 99},
-		`Nodes: "h1:5432" is named twice`:          {Nodes: []NodeConfig{{Pool: plain}, {Name: "h1:5432", Pool: plain}}},
-		"pool_max_conns must be at least 1, not 0": {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.MaxConns = 0 })}}},
-		"pool_ping_timeout must not be negative":   {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.PingTimeout = -1 })}}},
-		"Nodes is empty":                           {},
-		"Nodes[0] has no Pool":                     {Nodes: []NodeConfig{{Name: "a"}}},
-		"Nodes[0] has no Pool (2)":                 {Nodes: []NodeConfig{{Name: "a", Pool: &pgxpool.Config{}}}},
-		`the pool of "a" has more than one host`:   {Nodes: []NodeConfig{{Name: "a", Pool: multi}}},
-		"CheckTimeout must be positive, not -1ns":  {CheckTimeout: -1},
-		"MaxReplicaLag must not be negative: -1ns": {MaxReplicaLag: -1},
+		`Target: no target`:                                      {Target: 99},
+		`Nodes: "h1:5432" is named twice`:                        {Nodes: []NodeConfig{{Pool: plain}, {Name: "h1:5432", Pool: plain}}},
+		"pool_max_conns must be at least 1, not 0":               {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.MaxConns = 0 })}}},
+		"pool_ping_timeout must not be negative":                 {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.PingTimeout = -1 })}}},
+		"Nodes is empty":                                         {},
+		"Nodes[0] has no Pool":                                   {Nodes: []NodeConfig{{Name: "a"}}},
+		"Nodes[0] has no Pool (2)":                               {Nodes: []NodeConfig{{Name: "a", Pool: &pgxpool.Config{}}}},
+		`Nodes[1].Pool needs a Host and a Port, not "" and 5432`: {Nodes: []NodeConfig{{Pool: plain}, {Pool: one(func(p *pgxpool.Config) { p.ConnConfig.Host = "" })}}},
+		`Nodes[0].Pool needs a Host and a Port, not "h1" and 0`:  {Nodes: []NodeConfig{{Name: "a", Pool: one(func(p *pgxpool.Config) { p.ConnConfig.Port = 0 })}}},
+		`the pool of "a" has more than one host`:                 {Nodes: []NodeConfig{{Name: "a", Pool: multi}}},
+		"CheckTimeout must be positive, not -1ns":                {CheckTimeout: -1},
+		"MaxReplicaLag must not be negative: -1ns":               {MaxReplicaLag: -1},
 	} {
 		name = strings.TrimSuffix(name, " (2)")
 		if _, err := NewWithConfig(t.Context(), config); err == nil || !strings.Contains(err.Error(), name) {
