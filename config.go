@@ -135,12 +135,14 @@ type NodeConfig struct {
 //     hasql_max_replica_lag: durations such as 500ms
 //   - hasql_fallback_master, hasql_multi_master, hasql_require_majority, hasql_repeat: true or false
 //   - hasql_master_as_replica_weight: a number from 0 to 1
-//   - hasql_balancer: least_loaded, greedy, round_robin, random, random_weighted or nearest
+//   - hasql_balancer: least_loaded, greedy, round_robin, random, random_weighted, nearest or first
 //   - hasql_zones: the availability zone of each host, in their order, separated by commas
 //
-// target_session_attrs becomes [Config.Target]; it does not keep any node out. Where pgxpool has no limit, a safe one
-// is set: connect_timeout 2 s, pool_ping_timeout hasql_check_timeout, pool_max_conn_lifetime_jitter a tenth of the
-// lifetime, pool_health_check_period 5 s, keep-alive 1 s × 3, tcp_user_timeout hasql_down_timeout.
+// target_session_attrs becomes [Config.Target]; it does not keep any node out. load_balance_hosts means random or first
+// where hasql_balancer is silent; where both are it is least_loaded, though libpq then tries the hosts in order. Where
+// pgxpool has no limit, a safe one is set: connect_timeout 2 s, pool_ping_timeout hasql_check_timeout,
+// pool_max_conn_lifetime_jitter a tenth of the lifetime, pool_health_check_period 5 s, keep-alive 1 s × 3,
+// tcp_user_timeout hasql_down_timeout.
 //
 // A DSN that makes no sense is refused with a [*ConfigError] that names every problem and holds no part of the DSN that
 // could be a password.

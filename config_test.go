@@ -203,6 +203,35 @@ func TestParseConfigTargets(t *testing.T) {
 	}
 }
 
+func TestLoadBalanceHostsIsObeyedWhereTheBalancerIsSilent(t *testing.T) {
+	isolate(t)
+	const rounds = 1000
+	cs := fleet(3, 3, 1) // the first, all of them, or the nearest
+	for _, test := range []struct {
+		dsn, env string
+		want     []bool // who gets work
+	}{
+		{"", "", []bool{true, true, true}},
+		{"load_balance_hosts=disable", "", []bool{true, false, false}},
+		{"load_balance_hosts=random", "", []bool{true, true, true}},
+		{"", "disable", []bool{true, false, false}},
+		{"load_balance_hosts=random", "disable", []bool{true, true, true}},
+		{"hasql_balancer=first", "random", []bool{true, false, false}},
+		{"hasql_balancer=nearest load_balance_hosts=disable", "", []bool{false, false, true}},
+	} {
+		t.Setenv("PGLOADBALANCEHOSTS", test.env)
+		c, err := ParseConfig("host=h1,h2,h3 user=u " + test.dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, share := range shares(c.Picker, cs, rounds) {
+			if (share > 0) != test.want[i] {
+				t.Errorf("%q, PGLOADBALANCEHOSTS=%q: node %d has %v", test.dsn, test.env, i, share)
+			}
+		}
+	}
+}
+
 func TestParseConfigSetsLimitsWherePgxpoolHasNone(t *testing.T) {
 	isolate(t)
 	c, err := ParseConfig("host=h1,h2 user=u")

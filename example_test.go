@@ -237,6 +237,6 @@ func ExampleParseConfig() {
 	_, err := hasql.ParseConfig("host=pg1,pg2 password=secret hasql_check_interval=soon hasql_balancer=best")
 	fmt.Println(strings.ReplaceAll(err.Error(), "; ", "\n"))
 	// Output:
-	// hasql: invalid configuration: hasql_balancer=best: not one of least_loaded, greedy, round_robin, random, random_weighted, nearest
+	// hasql: invalid configuration: hasql_balancer=best: not one of least_loaded, greedy, round_robin, random, random_weighted, nearest, first
 	// hasql_check_interval=soon: not a duration such as 500ms or 2s
 }

@@ -33,7 +33,7 @@ var options = map[string]func(c *Config, value string) error{
 	"hasql_balancer": func(c *Config, value string) error {
 		picker, ok := balancers[value]
 		if !ok {
-			return errors.New("not one of least_loaded, greedy, round_robin, random, random_weighted, nearest")
+			return errors.New("not one of least_loaded, greedy, round_robin, random, random_weighted, nearest, first")
 		}
 		c.Picker = picker()
 		return nil
@@ -44,14 +44,15 @@ var options = map[string]func(c *Config, value string) error{
 		c.Target = sessionTargets[value]
 		return nil
 	},
-	// libpq: "random" spreads connections over the hosts, "disable" (the default) tries them in order. Every policy
-	// of ours spreads, so only "random" says something new, and only where hasql_balancer is silent.
+	// libpq tries the hosts in order unless it is told "random". Here that is the default only if it is asked for, and
+	// hasql_balancer, which comes before in the order of names, outweighs both.
 	"load_balance_hosts": func(c *Config, value string) error {
+		policy, ok := map[string]Picker{"random": Random(), "disable": First()}[value]
 		switch {
-		case value != "random" && value != "disable":
+		case !ok:
 			return errors.New("neither disable nor random")
-		case value == "random" && c.Picker == nil:
-			c.Picker = Random()
+		case c.Picker == nil:
+			c.Picker = policy
 		}
 		return nil
 	},
@@ -73,6 +74,7 @@ var balancers = map[string]func() Picker{
 	"random":          Random,
 	"random_weighted": RandomWeighted,
 	"nearest":         Nearest,
+	"first":           First,
 }
 
 // poolOptions are pgxpool's own, to tell a misspelt one from a setting meant for the server.

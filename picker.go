@@ -134,3 +134,9 @@ func randomWeighted(cs []Candidate) int {
 func Nearest() Picker { return PickerFunc(nearest) }
 
 func nearest(cs []Candidate) int { return cs[0].byLatency }
+
+// First takes the first node in the order of the configuration, and the next one only while that does not fit: libpq's
+// load_balance_hosts=disable. It is for replicas that stand by for one that is meant to do all the work.
+func First() Picker { return PickerFunc(first) }
+
+func first([]Candidate) int { return 0 }

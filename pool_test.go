@@ -204,6 +204,35 @@ func TestPreferredNodesThatRefuseConnectionsArePassedOver(t *testing.T) {
 	}
 }
 
+func TestFirstServesAloneWhileItFits(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.Picker = First() })
+		ready(t, pm)
+		reads := func(when, want string) {
+			t.Helper()
+			for range 20 {
+				conn := acquire(t, pm.AcquireReplica)
+				if got := nodeOf(t, conn); got != want {
+					t.Errorf("%s: served by %s", when, got)
+				}
+				conn.Release()
+			}
+		}
+		reads("all are there", "pg2")
+		c.Node("pg2").Kill()
+		time.Sleep(time.Second)
+		reads("the first is not", "pg3")
+		c.Node("pg2").Start()
+		time.Sleep(2*time.Second + riseTime)
+		reads("it is back", "pg2")
+		conn := acquire(t, pm.Default().Acquire) // any node: the master is the first
+		defer conn.Release()
+		if got := nodeOf(t, conn); got != "pg1" {
+			t.Errorf("any node: %s", got)
+		}
+	})
+}
+
 func TestDialsThatHangDoNotHangOneAfterAnother(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		var hang atomic.Bool // once the monitors are connected
