@@ -1,6 +1,7 @@
 package hasql
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,27 @@ type Hooks struct {
 	// NodeState. old is the last master there was, with what was last known of it, or the zero NodeState. gap is how
 	// long no master was known before new.
 	MasterChanged func(old, new NodeState, gap time.Duration)
+}
+
+// JoinHooks returns hooks that call those of each in turn.
+func JoinHooks(each ...Hooks) Hooks {
+	each = slices.Clone(each)
+	return Hooks{
+		NodeChanged: func(old, new NodeState) {
+			for _, h := range each {
+				if h.NodeChanged != nil {
+					h.NodeChanged(old, new)
+				}
+			}
+		},
+		MasterChanged: func(old, new NodeState, gap time.Duration) {
+			for _, h := range each {
+				if h.MasterChanged != nil {
+					h.MasterChanged(old, new, gap)
+				}
+			}
+		},
+	}
 }
 
 // announce tells the log, and through it the hooks, what is new in next. It runs in the cluster's goroutine, so it

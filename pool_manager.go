@@ -202,7 +202,14 @@ func (pm *PoolManager) WaitNextCheck(ctx context.Context) error {
 	})
 }
 
-// await blocks until a snapshot satisfies done.
+// WaitFor blocks until done returns true for a snapshot, the present one first, or until ctx ends. done is called in the
+// goroutine of the caller, with the newest snapshot: those between two calls are left out. It must not block. No probe is
+// made for its sake. Errors are [ErrClosed] and [*NoNodeError].
+func (pm *PoolManager) WaitFor(ctx context.Context, done func(*Snapshot) bool) error {
+	return pm.await(ctx, "state of the nodes that was waited for", done)
+}
+
+// await is WaitFor with words for what was waited for.
 func (pm *PoolManager) await(ctx context.Context, wanted string, done func(*Snapshot) bool) error {
 	started := time.Now()
 	for {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -202,6 +203,59 @@ func TestCancelledAcquiresLeaveNothingBehind(t *testing.T) {
 			t.Errorf("%d connections are open", conns)
 		}
 	})
+}
+
+func TestWaitForASnapshot(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		master := func(name string) func(*Snapshot) bool {
+			return func(s *Snapshot) bool {
+				n, ok := s.Node(name)
+				return ok && n.Role == RoleMaster
+			}
+		}
+		began := time.Now()
+		if err := pm.WaitFor(t.Context(), master("pg1:5432")); err != nil || time.Since(began) > 0 {
+			t.Errorf("what is there already: %v, after %v", err, time.Since(began))
+		}
+		at(time.Minute, func() {
+			c.Node("pg1").Kill()
+			c.Node("pg2").Promote()
+		})
+		if err := pm.WaitFor(t.Context(), master("pg2:5432")); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < time.Minute || took > time.Minute+DefaultCheckInterval {
+			t.Errorf("woken after %v", took)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := pm.WaitFor(ctx, master("pg4:5432"))
+		if !is[*NoNodeError](err) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a node that does not exist: %v", err)
+		}
+		at(time.Minute, func() { _ = pm.Close(context.Background()) })
+		if err := pm.WaitFor(t.Context(), (*Snapshot).Closed); !errors.Is(err, ErrClosed) || !pm.Snapshot().Closed() {
+			t.Errorf("closed: %v", err)
+		}
+	})
+}
+
+func TestHooksAreJoined(t *testing.T) {
+	var calls []string
+	note := func(who string) Hooks {
+		return Hooks{
+			NodeChanged:   func(_, n NodeState) { calls = append(calls, who+" "+n.Name) },
+			MasterChanged: func(_, n NodeState, gap time.Duration) { calls = append(calls, fmt.Sprint(who, " ", n.Name, " ", gap)) },
+		}
+	}
+	all := JoinHooks(note("a"), Hooks{}, note("b"))
+	all.NodeChanged(NodeState{}, NodeState{Name: "pg1"})
+	all.MasterChanged(NodeState{}, NodeState{Name: "pg2"}, time.Second)
+	if want := []string{"a pg1", "b pg1", "a pg2 1s", "b pg2 1s"}; !slices.Equal(calls, want) {
+		t.Errorf("called %q", calls)
+	}
 }
 
 func TestReadyTellsThePresent(t *testing.T) {

@@ -139,6 +139,12 @@ func TestSnapshotListsNodesByRole(t *testing.T) {
 			}
 			break
 		}
+		if n, ok := s.Node("pg3:5432"); !ok || n.Role != RoleReplica || s.Len() != 3 || s.Closed() {
+			t.Errorf("pg3 is %v, of %d nodes", n.Role, s.Len())
+		}
+		if n, ok := s.Node("pg4"); ok || n.Name != "" {
+			t.Errorf("a node that does not exist: %q", n.Name)
+		}
 		if age := time.Since(s.Time()); age < 0 || age > 2*DefaultCheckInterval {
 			t.Errorf("evidence of %v ago", age)
 		}

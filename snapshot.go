@@ -30,6 +30,22 @@ func (s *Snapshot) Nodes() iter.Seq[NodeState] {
 	return slices.Values(s.nodes)
 }
 
+// Node returns the node of that name, and whether there is one.
+func (s *Snapshot) Node(name string) (NodeState, bool) {
+	for i := range s.nodes {
+		if s.nodes[i].Name == name {
+			return s.nodes[i], true
+		}
+	}
+	return NodeState{}, false
+}
+
+// Len returns how many nodes there are, in whatever state.
+func (s *Snapshot) Len() int { return len(s.nodes) }
+
+// Closed reports whether the PoolManager was closed. No snapshot comes after such a one.
+func (s *Snapshot) Closed() bool { return s.closed }
+
 // Masters returns the nodes that may be written to, normally one.
 func (s *Snapshot) Masters() iter.Seq[NodeState] { return s.inRole(RoleMaster) }
 

@@ -35,20 +35,10 @@ type Transition struct {
 
 // Hooks returns hooks that record each transition and then call the hooks of next. Set the result as [hasql.Config.Hooks].
 func (h *History) Hooks(next hasql.Hooks) hasql.Hooks {
-	return hasql.Hooks{
-		NodeChanged: func(old, new hasql.NodeState) {
-			h.record(old, new)
-			if next.NodeChanged != nil {
-				next.NodeChanged(old, new)
-			}
-		},
-		MasterChanged: func(old, new hasql.NodeState, gap time.Duration) {
-			h.recordGap(new.Name, gap)
-			if next.MasterChanged != nil {
-				next.MasterChanged(old, new, gap)
-			}
-		},
-	}
+	return hasql.JoinHooks(hasql.Hooks{
+		NodeChanged:   h.record,
+		MasterChanged: func(_, new hasql.NodeState, gap time.Duration) { h.recordGap(new.Name, gap) },
+	}, next)
 }
 
 func (h *History) record(old, new hasql.NodeState) {

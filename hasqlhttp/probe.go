@@ -39,7 +39,7 @@ func Ready(pm *hasql.PoolManager, masters, replicas int) http.Handler {
 // a restart of the service would not repair the database.
 func Live(pm *hasql.PoolManager) http.Handler {
 	return readOnly(func(w http.ResponseWriter, _ *http.Request) {
-		if isClosed(pm) {
+		if pm.Snapshot().Closed() {
 			answer(w, http.StatusServiceUnavailable, "closed")
 			return
 		}

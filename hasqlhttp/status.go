@@ -1,7 +1,6 @@
 package hasqlhttp
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"time"
@@ -95,7 +94,7 @@ func NewStatus(pm *hasql.PoolManager, history *History) *Status {
 	now, snapshot, stat := time.Now(), pm.Snapshot(), pm.Stat()
 	s := &Status{
 		At:       now,
-		Closed:   isClosed(pm),
+		Closed:   snapshot.Closed(),
 		Masters:  snapshot.MasterCount(),
 		Replicas: snapshot.ReplicaCount(),
 		Targets:  make(map[string]Target),
@@ -150,11 +149,6 @@ func newNode(n *hasql.NodeStat) Node {
 }
 
 func seconds(d time.Duration) *float64 { return new(d.Seconds()) }
-
-// isClosed reports whether pm is closed. Ready(0, 0) waits for nothing and fails only then.
-func isClosed(pm *hasql.PoolManager) bool {
-	return errors.Is(pm.Ready(context.Background(), 0, 0), hasql.ErrClosed)
-}
 
 // reason returns the cause of a node's status on one line. It leaves out the server's own message where that may contain the
 // name of a user or a database, as in a refused login.
