@@ -84,7 +84,7 @@ func TestEveryAnswerIsSafe(t *testing.T) {
 }
 
 func TestHEADHasNoBody(t *testing.T) {
-	// A server of its own: net/http takes the body off, not the handler.
+	// This needs a real server, because net/http removes the body, not the handler.
 	pm, err := hasql.New(t.Context(), "postgres://app@127.0.0.1:1/shop")
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestNoAnswerHoldsASecret(t *testing.T) {
 	}
 }
 
-// TestJSONShape fails with every change that would break who reads the document.
+// TestJSONShape fails at every change that would break a reader of the document.
 func TestJSONShape(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		var history History

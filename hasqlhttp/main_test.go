@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// What DATABASE_URL names is for the example, which is about a cluster that is not there.
+	// The example needs a cluster whose nodes are all down.
 	os.Setenv("DATABASE_URL", "postgres://app@127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/shop")
 	goleak.VerifyTestMain(m)
 }
@@ -35,7 +35,7 @@ func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
 	})
 }
 
-// checker asks the node for its name alone, which needs it to be alive, and takes the rest from the fake.
+// checker asks the node only for its name, which fails if the node is down, and takes the rest from the fake.
 func checker(c *pgfake.Cluster) hasql.Checker {
 	return hasql.CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (hasql.Report, error) {
 		var name string
@@ -92,7 +92,7 @@ func ready(t *testing.T, pm *hasql.PoolManager) {
 	}
 }
 
-// get asks a handler; header is names and values in turn.
+// get sends a request to a handler. header holds names and values in turn.
 func get(h http.Handler, target string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodGet, target, nil)
 	for pair := range slices.Chunk(header, 2) {
@@ -111,7 +111,7 @@ type element struct {
 	children []*element
 }
 
-// parse reads a page; one that a strict reader does not understand fails the test.
+// parse reads a page. A page that is not well-formed fails the test.
 func parse(t *testing.T, page string) *element {
 	t.Helper()
 	decoder := xml.NewDecoder(strings.NewReader(page))

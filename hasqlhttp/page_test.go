@@ -26,7 +26,7 @@ func TestPageShowsTheCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Release()
-		time.Sleep(2 * time.Second) // until the next probes: what follows is known by then
+		time.Sleep(2 * time.Second) // until the next probes have shown it
 
 		page := parse(t, get(Handler(pm), "/hasql").Body.String())
 		if got := page.all("p")[0].text; got != "1 master, 2 replicas; 3 of 3 nodes up." {
@@ -109,7 +109,7 @@ func TestPageTellsThatTheMasterIsGone(t *testing.T) {
 func TestPageSaysUnknownOfWhatIsUnknown(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		c.Node("pg3").Cut()
-		// The fake refuses the full probe, as a product does that only speaks PostgreSQL's protocol.
+		// The fake refuses the full probe, like a product that is compatible with PostgreSQL's protocol only.
 		pm := open(t, c, c.DSN(), func(c *hasql.Config) { c.Checker = nil })
 		if err := pm.Ready(t.Context(), 1, 1); err != nil {
 			t.Fatal(err)

@@ -37,7 +37,7 @@ func TestWhichCluster(t *testing.T) {
 	}
 	t.Setenv("DATABASE_URL", "mysql://nowhere")
 	invoke(t, "status").expect(t, exitUnable, "", `scheme "mysql"`)
-	// An argument comes before the environment, and that before libpq's variables.
+	// An argument wins over DATABASE_URL, and DATABASE_URL wins over libpq's variables.
 	invoke(t, "wait", "--timeout", "50ms", nobody).expect(t, exitTimedOut, "", "127.0.0.1:1 ")
 	t.Setenv("PGHOST", "127.0.0.1")
 	t.Setenv("PGPORT", "3")

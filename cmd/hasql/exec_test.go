@@ -166,7 +166,7 @@ func TestCtrlCCancelsTheStatement(t *testing.T) {
 	awaitSleepers(ctx, t, watcher, 0)
 }
 
-// awaitSleepers waits until so many sessions run pg_sleep.
+// awaitSleepers waits until the given number of sessions run pg_sleep.
 func awaitSleepers(ctx context.Context, t *testing.T, conn *pgx.Conn, want int) {
 	t.Helper()
 	const query = "select count(*) from pg_stat_activity where state = 'active' and query like 'select pg_sleep(%' and application_name = 'hasql'"

@@ -13,13 +13,13 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// childEnv makes the test binary be the command itself, for what needs a process of its own: signals and terminals.
+// childEnv makes the test binary run as the command itself. Tests of signals and terminals need a process of their own.
 const childEnv = "HASQL_TEST_COMMAND"
 
-// secret is the password of the clusters here, which no output may hold.
+// secret is the password of the tests' clusters. No output may contain it.
 const secret = "hush-hush"
 
-// shared is a master with two replicas for all tests that do no harm to it; nil where there is no PostgreSQL.
+// shared is a master with two replicas for all tests that do not break it. It is nil if PostgreSQL is not installed.
 var shared *pgcluster.Cluster
 
 func TestMain(m *testing.M) {
@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 func testAll(m *testing.M) int {
-	// Whoever runs the tests may have a database of his own.
+	// The environment may contain a DSN of the person who runs the tests.
 	for _, env := range os.Environ() {
 		if name, _, _ := strings.Cut(env, "="); name == "DATABASE_URL" || strings.HasPrefix(name, "PG") && name != "PGBINDIR" {
 			os.Unsetenv(name)
@@ -50,7 +50,7 @@ func testAll(m *testing.M) int {
 	return m.Run()
 }
 
-// useCluster gives the test the shared cluster and sets DATABASE_URL to it, with patience for a machine that is busy.
+// useCluster gives the test the shared cluster and sets DATABASE_URL to it, with time limits for a busy machine.
 func useCluster(t *testing.T) *pgcluster.Cluster {
 	t.Helper()
 	if shared == nil {
@@ -60,16 +60,16 @@ func useCluster(t *testing.T) *pgcluster.Cluster {
 	return shared
 }
 
-// nobody is a DSN of nodes that are not there.
+// nobody is a DSN of nodes that do not exist.
 const nobody = "postgres://app@127.0.0.1:1,127.0.0.1:2/shop"
 
-// outcome is what a command line did.
+// outcome is the exit status and the output of a command line.
 type outcome struct {
 	status         int
 	stdout, stderr string
 }
 
-// invoke runs a command line, and fails the test if the password shows.
+// invoke runs a command line, and fails the test if the output contains the password.
 func invoke(t *testing.T, args ...string) outcome {
 	t.Helper()
 	var stdout, stderr strings.Builder
@@ -81,7 +81,8 @@ func invoke(t *testing.T, args ...string) outcome {
 	return o
 }
 
-// expect fails the test unless the status is that and the outputs hold that. An empty text stands for no output.
+// expect fails the test unless the exit status is as given and the outputs contain the given texts. An empty text stands for
+// no output.
 func (o outcome) expect(t *testing.T, status int, stdout, stderr string) {
 	t.Helper()
 	if o.status != status {
@@ -94,7 +95,7 @@ func (o outcome) expect(t *testing.T, status int, stdout, stderr string) {
 	}
 }
 
-// child is the command as a process of its own, which the test's end kills.
+// child runs the command as a process of its own. The end of the test kills it.
 func child(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -104,7 +105,7 @@ func child(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// exitStatus waits for the end of a process.
+// exitStatus waits for the end of a process and returns its exit status.
 func exitStatus(t *testing.T, cmd *exec.Cmd) int {
 	t.Helper()
 	err := cmd.Wait()

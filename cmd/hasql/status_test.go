@@ -57,7 +57,7 @@ func TestWatchWritesEveryChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	documents := bufio.NewScanner(stdout)
-	// until reads documents until one has so many masters and replicas, and returns that.
+	// until reads documents until one has the given numbers of masters and replicas, and returns it.
 	until := func(masters, replicas int) (s hasqlhttp.Status) {
 		t.Helper()
 		for documents.Scan() {
@@ -86,7 +86,7 @@ func TestWatchWritesEveryChange(t *testing.T) {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	for documents.Scan() { // to the end, so that Wait may close the pipe
+	for documents.Scan() { // read to the end, so that Wait may close the pipe
 	}
 	if got := exitStatus(t, cmd); got != 0 {
 		t.Errorf("exit status %d", got)

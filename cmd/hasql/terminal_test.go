@@ -28,7 +28,7 @@ func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 	return &terminal{t: t, file: file}
 }
 
-// await reads what the command shows until text is in it so many times.
+// await reads the output until it contains text the given number of times.
 func (term *terminal) await(text string, times int) {
 	term.t.Helper()
 	buffer := make([]byte, 4096)
@@ -40,13 +40,13 @@ func (term *terminal) await(text string, times int) {
 	}
 }
 
-// interrupt types Ctrl-C and returns all that the command showed.
+// interrupt types Ctrl-C and returns the whole output.
 func (term *terminal) interrupt() string {
 	term.t.Helper()
 	if _, err := term.file.WriteString("\x03"); err != nil {
 		term.t.Fatal(err)
 	}
-	io.Copy(&term.seen, term.file) // its error is how the end of a terminal looks
+	io.Copy(&term.seen, term.file) // a terminal ends with an error
 	return term.seen.String()
 }
 
@@ -54,7 +54,7 @@ func TestWatchOnATerminal(t *testing.T) {
 	useCluster(t)
 	cmd := child(t, "status", "--watch")
 	term := startOnTerminal(t, cmd)
-	term.await(goHome, 5) // one drawing when it begins, one for each node that came up, and one because time has passed
+	term.await(goHome, 5) // one view at the start, one for each node that came up, and one after a second
 	term.await("3 of 3 nodes up", 1)
 	shown := term.interrupt()
 	if got := exitStatus(t, cmd); got != 0 {
@@ -78,7 +78,7 @@ func TestWatchOnATerminal(t *testing.T) {
 }
 
 func TestWaitingIsShownOnATerminal(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and sends nothing
 	if err != nil {
 		t.Fatal(err)
 	}

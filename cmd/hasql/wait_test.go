@@ -30,7 +30,7 @@ func TestWaitSaysWhatIsMissing(t *testing.T) {
 }
 
 func TestCtrlCEndsWait(t *testing.T) {
-	// A server that takes connections and says nothing: the first tells that the command waits.
+	// The server accepts connections and sends nothing. The first connection shows that the command waits.
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -62,7 +62,7 @@ func (s *shop) do(ctx context.Context, method, path, body string) (int, string, 
 	s.t.Helper()
 	request, err := http.NewRequestWithContext(ctx, method, s.url+path, strings.NewReader(body))
 	must(s.t, err)
-	request.Header.Set("Expect", "100-continue") // which is answered when a handler reads the body
+	request.Header.Set("Expect", "100-continue") // the server answers this when a handler reads the body
 	answer, err := http.DefaultClient.Do(request)
 	if err != nil {
 		s.t.Errorf("%s %s: %v", method, path, err)
@@ -78,7 +78,7 @@ const shirt = `{"brand": "Acme", "name": "T-shirt", "skus": [{"size": "M", "colo
 
 func TestShop(t *testing.T) {
 	c := startCluster(t)
-	s, other := open(t, c), open(t, c) // which both find no tables
+	s, other := open(t, c), open(t, c) // both start before the tables exist
 	ctx := t.Context()
 
 	status, body, header := s.do(ctx, "POST", "/products", shirt)
@@ -122,7 +122,7 @@ func TestShop(t *testing.T) {
 	}
 }
 
-// A request that is under way when the master dies and the service is asked to stop, both, is answered.
+// A running request is answered although the master dies and the service is asked to stop.
 func TestRequestOutlivesFailoverAndStop(t *testing.T) {
 	c := startCluster(t)
 	s := open(t, c)

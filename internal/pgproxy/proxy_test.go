@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// aWhile is how long a test looks whether nothing comes.
+// aWhile is how long a test checks that nothing arrives.
 const aWhile = 30 * time.Millisecond
 
 // server accepts connections and hands them to the test.
@@ -27,7 +27,7 @@ type server struct {
 	wg       sync.WaitGroup
 }
 
-// newServer starts a server that hands over what it accepts, or echoes if echo is set.
+// newServer starts a server that hands accepted connections to the test, or echoes if echo is set.
 func newServer(t *testing.T, echo bool) *server {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,7 +42,7 @@ func newServer(t *testing.T, echo bool) *server {
 			if echo {
 				s.wg.Go(func() {
 					defer conn.Close()
-					_, _ = io.Copy(conn, conn) // however it ends
+					_, _ = io.Copy(conn, conn) // the error does not matter
 				})
 			}
 			s.conns <- conn
@@ -73,7 +73,7 @@ func dial(t *testing.T, p *Proxy) *net.TCPConn {
 	conn, err := net.Dial("tcp", p.Addr())
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	must(t, conn.SetDeadline(time.Now().Add(10*time.Second))) // a test that hangs says where
+	must(t, conn.SetDeadline(time.Now().Add(10*time.Second))) // so that a test that hangs shows where
 	return conn.(*net.TCPConn)
 }
 
@@ -110,7 +110,7 @@ func expect(t *testing.T, conn net.Conn, s string) {
 	}
 }
 
-// silent checks that nothing comes, not even an end.
+// silent checks that nothing arrives, not even the end of the connection.
 func silent(t *testing.T, conn net.Conn) {
 	t.Helper()
 	must(t, conn.SetReadDeadline(time.Now().Add(aWhile)))
@@ -352,7 +352,7 @@ func TestCloseInAnyStateLeavesNothing(t *testing.T) {
 			p, err := Listen(s.listener.Addr().String())
 			must(t, err)
 			client, served := connected(t, p, s)
-			// Streams that nobody reads fill all buffers on the way.
+			// The client does not read, so the streams fill all buffers on the way.
 			for _, conn := range []net.Conn{client, served} {
 				must(t, conn.SetWriteDeadline(time.Now().Add(aWhile)))
 				_, err := conn.Write(make([]byte, 64<<20))
@@ -369,7 +369,7 @@ func TestCloseInAnyStateLeavesNothing(t *testing.T) {
 				must(t, err)
 				done <- nil
 			case <-ctx.Done():
-				if name != "delayed" { // that waits for a reader
+				if name != "delayed" { // Latency waits for a reader
 					t.Error("it blocks")
 				}
 			}

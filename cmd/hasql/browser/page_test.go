@@ -21,13 +21,13 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// patience is for a machine that is busy with other things.
+// patience is a time limit that also suits a busy machine.
 const patience = 4 * time.Minute
 
-// pictures is the folder that pictures of the page are put into, if any.
+// pictures is the folder for pictures of the page; "" for no pictures.
 var pictures = os.Getenv("HASQL_SCREENSHOTS")
 
-// TestFailoverOnThePage presses the button that kills the master, and watches.
+// TestFailoverOnThePage presses the button that kills the master, and checks what the page shows.
 func TestFailoverOnThePage(t *testing.T) {
 	p := page{t, openBrowser(t)}
 	url := startDemo(t)
@@ -36,7 +36,7 @@ func TestFailoverOnThePage(t *testing.T) {
 	p.do(waitFor(`document.querySelectorAll(".node.replica").length === 2`))
 	p.want(`document.getElementById("last-length").textContent`, "–")
 	p.tabOrder()
-	if pictures != "" { // with a history to show
+	if pictures != "" { // the pictures shall show a history
 		p.do(waitFor(`/for (1[2-9]|\d\d+) s/.test(document.getElementById("facts").textContent)`))
 	}
 
@@ -72,7 +72,7 @@ func TestFailoverOnThePage(t *testing.T) {
 	p.shots()
 }
 
-// outagePainted tells whether the timeline shows a band in the outage's colour.
+// outagePainted is an expression: whether the timeline shows a band in the colour of outages.
 const outagePainted = `(() => {
 	const canvas = document.getElementById("timeline");
 	const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -158,7 +158,7 @@ func findChromium(t *testing.T) string {
 	return ""
 }
 
-// action does something in the browser, and has no result.
+// action is a step in the browser without a result.
 type action = chromedp.Action[chromedp.Void]
 
 // waitFor waits until an expression is true.
@@ -230,7 +230,7 @@ func (p page) tabOrder() {
 	}
 }
 
-// shots looks at the page in each size and colour scheme, and keeps pictures of the large one.
+// shots checks the page in each size and colour scheme, and keeps pictures of the large size.
 func (p page) shots() {
 	p.t.Helper()
 	for _, width := range []int64{360, 1280} {

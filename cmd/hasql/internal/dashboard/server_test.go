@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// fakeSource is a Source of the test's making.
+// fakeSource is a Source for tests.
 type fakeSource struct {
 	mu    sync.Mutex
 	state State

@@ -73,7 +73,7 @@ func TestStreamSendsAllOnceAndThenWhatIsNew(t *testing.T) {
 		t.Errorf("first frame: %+v", first)
 	}
 	source.change(func(f *fakeSource) {
-		f.bins.Write(2*BinWidth, 0) // the last bin goes on growing
+		f.bins.Write(2*BinWidth, 0) // the last bin still grows
 		f.bins.Write(3*BinWidth, 0)
 		f.state.Events = append(f.state.Events, Event{Number: 3})
 	})
@@ -96,7 +96,7 @@ func TestStreamSendsAllOnceAndThenWhatIsNew(t *testing.T) {
 	}
 }
 
-// slowBrowser takes its time for each frame.
+// slowBrowser receives each frame slowly.
 type slowBrowser struct {
 	*httptest.ResponseRecorder
 	frames int

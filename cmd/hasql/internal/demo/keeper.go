@@ -139,7 +139,7 @@ func (k *keeper) thaw(ctx context.Context, node int) error {
 // switchover stops the master with a fast stop and promotes a replica. The old master comes back as a replica.
 func (k *keeper) switchover(ctx context.Context) error {
 	old, _ := k.present()
-	at := k.hurt(old, crashed, "switchover", " stopped in order, for a switchover")
+	at := k.hurt(old, crashed, "switchover", " shut down (fast shutdown), for a switchover")
 	if err := k.nodes[old].Stop(ctx, pgcluster.StopFast); err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// log is what a demo wrote. It may be read meanwhile.
+// log collects the output of a demo. It may be read while the demo runs.
 type log struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -34,7 +34,7 @@ func (l *log) String() string {
 	return l.text.String()
 }
 
-// TestSomebodysClusterIsWatched fails a cluster over behind the demo's back.
+// TestSomebodysClusterIsWatched fails over a cluster that the demo did not start.
 func TestSomebodysClusterIsWatched(t *testing.T) {
 	t.Parallel()
 	cluster, err := pgcluster.Start(t.Context(), pgcluster.Options{Replicas: 1})
@@ -108,7 +108,7 @@ func TestSomebodysClusterIsWatched(t *testing.T) {
 	}
 }
 
-// dashboardState is what a client reads of a dashboard.State, whose durations are for writing.
+// dashboardState is what a client reads of a dashboard.State. The durations in State can only be written as JSON.
 type dashboardState struct {
 	Owned   bool
 	Actions []string

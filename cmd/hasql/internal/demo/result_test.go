@@ -10,7 +10,7 @@ import (
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
-// felt is an outage that ended at a moment, and began a length before.
+// felt returns an outage with an end and a length.
 func felt(kind string, old, next int, ended, length, afterAccept time.Duration) outage {
 	return outage{
 		kind: kind, gap: gap{at(ended-length, old, 1), at(ended, next, 2)}, length: length,
@@ -18,7 +18,7 @@ func felt(kind string, old, next int, ended, length, afterAccept time.Duration) 
 	}
 }
 
-// calmRecord is a demo in which all went well.
+// calmRecord is the record of a demo in which every promise was kept.
 func calmRecord() record {
 	return record{
 		version:     "18.1",
@@ -206,5 +206,5 @@ func rendered(t *testing.T, r *Result, s style) string {
 	return b.String()
 }
 
-// squeeze makes runs of spaces one, so that a table can be compared without counting them.
+// squeeze replaces each run of spaces by one, so that tables can be compared without counting spaces.
 func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -17,7 +17,7 @@ import (
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
 )
 
-// tell writes a short story.
+// tell writes a short log.
 func tell(s *screen) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	s.noticed(began, "before the clock runs")
