@@ -143,6 +143,7 @@ func (t *dialTracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEnd
 		t.pool.traffic.hint() // the monitor finds out whether it is the node
 	} else if t.socket != nil {
 		data.Conn.PgConn().CustomData()[socketKey] = t.socket
+		t.pool.traffic.began(data.Conn.PgConn(), t.socket)
 	}
 }
 

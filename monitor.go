@@ -34,13 +34,16 @@ type monitor struct {
 	// doubted is set for a probe that shows whether the node accepts sessions: one that is told to stop refuses new ones at
 	// once, while an old one, the monitor's perhaps, may have a moment left.
 	doubted atomic.Bool
+	// contradicted is set when a session of the pool's shows that sessions which begin now may not write, though the
+	// monitor's own may.
+	contradicted atomic.Bool
 
 	conn        *pgx.Conn
 	probes      atomic.Uint64 // begun
 	asking      atomic.Bool   // whether the last of them is under way
 	askedAt     time.Time     // when the last probe began
 	took        time.Duration // what its answer took, zero if there was none
-	connectedAt time.Time     // when the connection was made
+	connectedAt time.Time     // when the last connection was begun to be made
 	suspectAt   time.Time     // since when the node gives no sign of life, zero if it does
 	preparing   atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
 	hooked      atomic.Int64  // nanoseconds that hooks have taken since silent last looked
@@ -48,6 +51,10 @@ type monitor struct {
 	hinted   bool          // whether the last probe was suggested by a hint
 	patience time.Duration // between two probes for hints: none at first, longer while they show nothing new
 	verdict  observation   // what the last one showed
+
+	renewal  time.Duration  // how old the session must be before another one is made because of doubts
+	renewing bool           // whether that is under way
+	fresh    chan *pgx.Conn // capacity 1: what came of it, nil if nothing
 }
 
 func newMonitor(node int, config *Config, interval func() time.Duration, observe func(observation) bool) *monitor {
@@ -65,6 +72,8 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 		observe:       observe,
 		wishes:        make(chan struct{}, 1),
 		hints:         make(chan struct{}, 1),
+		renewal:       config.RecoveryInterval,
+		fresh:         make(chan *pgx.Conn, 1),
 	}
 	m.config.Tracer = nil // probes are not the user's queries
 	m.config.OnNotice = nil
@@ -83,6 +92,12 @@ func (m *monitor) wish() { notify(m.wishes) }
 // the traffic of a service becomes a load of probes.
 func (m *monitor) hint() { notify(m.hints) }
 
+// contradict suggests to ask over a new session, because one of the pool's shows that these may not write.
+func (m *monitor) contradict() {
+	m.contradicted.Store(true)
+	m.hint()
+}
+
 func notify(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -90,13 +105,17 @@ func notify(c chan struct{}) {
 	}
 }
 
-// run probes until ctx ends. It returns once its connection is closed.
+// run probes until ctx ends. It returns once its connections are closed.
 func (m *monitor) run(ctx context.Context) {
 	defer m.disconnect()
 	for ctx.Err() == nil {
 		if again := m.probe(ctx); !again {
+			m.renew(ctx)
 			m.rest(ctx)
 		}
+	}
+	if m.renewing {
+		m.replace(<-m.fresh) // for disconnect to close
 	}
 }
 
@@ -195,6 +214,13 @@ func (m *monitor) connect(ctx context.Context) (err error) {
 			return &hookError{err}
 		}
 	}
+	m.connectedAt = time.Now()
+	m.conn, err = dialOnce(ctx, config)
+	return err
+}
+
+// dialOnce connects, and leaves nothing behind if that fails.
+func dialOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	// pgx cleans up a connection that failed by dialling a cancel request, which would hang as the probe did, and
 	// outlive us.
 	var connected, heard atomic.Bool
@@ -210,15 +236,60 @@ func (m *monitor) connect(ctx context.Context) (err error) {
 		}
 		return &heardConn{conn, &heard}, nil
 	}
-	m.connectedAt = time.Now()
-	m.conn, err = pgx.ConnectConfig(ctx, config)
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		m.conn = nil
 		if heard.Load() && !is[*pgconn.PgError](err) && !unanswered(err) {
-			return &refusalError{err}
+			err = &refusalError{err}
 		}
+		return nil, err
 	}
-	return err
+	return conn, nil
+}
+
+// renew begins to make another session if the answers of the present one may be its own and not the node's. A role's or a
+// database's default_transaction_read_only counts from the beginning of a session to its end. The present session goes on
+// being asked meanwhile: a server that takes no more of them stays what it is. A node that is meant to be like this costs a
+// session per CheckInterval at most, and fewer and fewer.
+func (m *monitor) renew(ctx context.Context) {
+	if m.renewing || m.conn == nil || !m.dubious() || time.Since(m.connectedAt) < m.renewal {
+		return
+	}
+	m.renewing, m.connectedAt = true, time.Now()
+	m.renewal = min(max(2*m.renewal, m.checkInterval), max(maxRenewal, m.checkInterval))
+	m.contradicted.Store(false)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, m.downTimeout)
+		defer cancel()
+		config := m.config.Copy()
+		if m.prepare != nil && m.prepare(ctx, config) != nil {
+			m.fresh <- nil
+			return
+		}
+		conn, _ := dialOnce(ctx, config)
+		m.fresh <- conn
+	}()
+}
+
+// maxRenewal is the longest time between two sessions that are made because of doubts, unless CheckInterval is longer.
+const maxRenewal = 5 * time.Second
+
+// dubious reports whether the last answer may be wrong of new sessions: the node refuses writes though it is not known to be
+// a standby, or takes them though a new session has been refused.
+func (m *monitor) dubious() bool {
+	if m.contradicted.Load() {
+		return true
+	}
+	r := m.verdict.report
+	return r != nil && r.Role == RoleReplica && (!r.InRecovery || r.Limited != nil) &&
+		m.conn.PgConn().ParameterStatus("in_hot_standby") != "on"
+}
+
+// replace takes the session that renew made, if it made one.
+func (m *monitor) replace(conn *pgx.Conn) {
+	if conn != nil {
+		m.disconnect()
+		m.conn = conn
+	}
 }
 
 // disconnect closes the connection without waiting for the server.
@@ -272,6 +343,9 @@ func (m *monitor) send(o observation) {
 		m.patience = m.minInterval
 	default:
 		m.patience = min(max(2*m.patience, m.minInterval), m.checkInterval)
+	}
+	if !o.says(&m.verdict) {
+		m.renewal = min(m.renewal, m.checkInterval)
 	}
 	m.hinted, m.verdict = false, o
 	m.observe(o)
@@ -363,6 +437,8 @@ func (e *hookError) Unwrap() error { return e.err }
 func (m *monitor) rest(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, m.interval()-m.took)
 	defer cancel()
+	var renewed *pgx.Conn
+	defer func() { m.replace(renewed) }()
 	lost := make(chan struct{})
 	if m.conn != nil {
 		go func() {
@@ -394,6 +470,12 @@ func (m *monitor) rest(ctx context.Context) {
 			ended = nil
 			due = time.After(m.minInterval - time.Since(m.connectedAt)) // at once, unless every connection ends so
 			continue
+		case renewed = <-m.fresh:
+			m.renewing = false
+			if renewed == nil {
+				continue
+			}
+			m.hinted = true
 		}
 		return
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
@@ -580,4 +581,131 @@ func TestMonitorSendsNoCancelRequestsWhileItConnectsAnew(t *testing.T) {
 			t.Errorf("the monitor lost one connection and dialled %d times", n)
 		}
 	})
+}
+
+func TestReadOnlySpellOfNewSessionsAloneIsSeenAndItsEndToo(t *testing.T) {
+	for _, version := range []string{"17.5", "13.1"} { // the older one does not tell what a session began with
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pg1 := c.Node("pg1")
+			pg1.SetServerVersion(version)
+			pm := open(t, c)
+			ready(t, pm)
+			for _, spell := range []time.Duration{100 * time.Millisecond, 3 * time.Second, 10 * time.Minute} {
+				time.Sleep(10 * time.Second)
+				pg1.AlterDatabase(true)
+				held := []*pgxpool.Conn{acquire(t, pm.AcquireMaster), acquire(t, pm.AcquireMaster)} // one of them is new
+				for _, conn := range held {
+					_, _ = conn.Exec(t.Context(), "write x")
+				}
+				if n := pm.Snapshot().MasterCount(); n > 0 {
+					time.Sleep(DefaultRecoveryInterval)
+				}
+				if n := pm.Snapshot().MasterCount(); n > 0 {
+					t.Errorf("PostgreSQL %s: %d masters whose new sessions refuse writes", version, n)
+				}
+				time.Sleep(spell)
+				for _, conn := range held {
+					conn.Release()
+				}
+				pg1.AlterDatabase(false)
+				took := timed(func() {
+					for range 10 {
+						if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+							t.Errorf("PostgreSQL %s: after %v: %v", version, spell, err)
+						}
+					}
+				})
+				if took > min(spell, maxRenewal)+DefaultCheckInterval*11/10 {
+					t.Errorf("PostgreSQL %s: written again %v after a spell of %v", version, took, spell)
+				}
+			}
+		})
+	}
+}
+
+func TestNodeThatIsMeantToBeReadOnlyCostsFewSessions(t *testing.T) {
+	for _, limited := range []int64{0, forEver} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			failProbe(c, fullProbe, failing("pg1", "42501", limited))
+			c.Node("pg1").SetDefaultReadOnly(true)
+			pm := open(t, c)
+			if err := pm.Ready(t.Context(), 0, 3); err != nil {
+				t.Fatal(err)
+			}
+			before := c.Node("pg1").Dials()
+			time.Sleep(100 * time.Second)
+			if n := c.Node("pg1").Dials() - before; n < 15 || n > 25 {
+				t.Errorf("%d sessions in 100 s", n)
+			}
+			for _, standby := range []string{"pg2", "pg3"} {
+				if n := c.Node(standby).Dials(); n != 1 {
+					t.Errorf("%d sessions for %s, which is a standby", n, standby)
+				}
+			}
+			if n := c.Node("pg1").Conns(); n != 1 {
+				t.Errorf("%d sessions are open", n)
+			}
+		})
+	}
+}
+
+func TestReadOnlyNodeIsReadThoughNewSessionsAreRefusedOrSlow(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var slowly atomic.Bool
+			pm := open(t, c, func(config *Config) {
+				config.Nodes[0].Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if slowly.Load() {
+						time.Sleep(DefaultCheckTimeout + 200*time.Millisecond)
+					}
+					return c.Dial(ctx, network, addr)
+				}
+			})
+			ready(t, pm)
+			time.Sleep(5 * time.Second)
+			before := c.Node("pg1").Dials()
+			c.Node("pg1").SetDefaultReadOnly(true)
+			if slowly.Store(slow); !slow {
+				c.Node("pg1").RefuseLogin("53300", "sorry, too many clients already")
+			}
+			time.Sleep(2 * time.Second)
+			for range 300 {
+				time.Sleep(100 * time.Millisecond)
+				if n := pm.Stat().Nodes[0]; n.Role != RoleReplica {
+					t.Fatalf("slow: %v, and pg1 is %s %s: %v", slow, n.Status, n.Role, n.Cause)
+				}
+			}
+			if n := c.Node("pg1").Dials() - before; n < 5 || n > 12 {
+				t.Errorf("%d sessions in 32 s", n)
+			}
+		})
+	}
+}
+
+func TestWritesInSessionsThatTheServiceMadeReadOnlyCostFewSessions(t *testing.T) {
+	for _, version := range []string{"17.5", "13.1"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			c.Node("pg1").SetServerVersion(version)
+			pm := open(t, c)
+			ready(t, pm)
+			conn := acquire(t, pm.AcquireMaster)
+			defer conn.Release()
+			if _, err := conn.Exec(t.Context(), "set session characteristics as transaction read only"); err != nil {
+				t.Fatal(err)
+			}
+			before := c.Node("pg1").Dials()
+			for range 10_000 { // 100 s
+				if _, err := conn.Exec(t.Context(), "write x"); !strings.Contains(fmt.Sprint(err), "25006") || conn.Conn().IsClosed() {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if n, most := c.Node("pg1").Dials()-before, map[string]int{"17.5": 0, "13.1": 25}[version]; n > most {
+				t.Errorf("PostgreSQL %s: %d sessions in 100 s", version, n)
+			}
+			if s := status(pm, "pg1"); s != StatusUp {
+				t.Errorf("PostgreSQL %s: pg1 is %s", version, s)
+			}
+		})
+	}
 }

@@ -59,7 +59,7 @@ func newService() *service {
 
 // newNodePool makes the pool of a node out of the user's configuration, which it changes: the user's hooks and tracer
 // are called as if they were alone.
-func newNodePool(ctx context.Context, node NodeConfig, hint, unheard func()) (n *nodePool, err error) {
+func newNodePool(ctx context.Context, node NodeConfig, hint, unheard, contradict func()) (n *nodePool, err error) {
 	config := node.Pool
 	//lint:ignore SA1019 users may still set the deprecated BeforeAcquire
 	hooked := config.PrepareConn != nil || config.BeforeAcquire != nil || config.AfterRelease != nil
@@ -74,7 +74,7 @@ func newNodePool(ctx context.Context, node NodeConfig, hint, unheard func()) (n 
 		atLeast:     int(max(config.MinConns, config.MinIdleConns)),
 	}
 	n.service.Store(newService())
-	n.traffic.hint, n.traffic.unheard = hint, unheard
+	n.traffic.hint, n.traffic.unheard, n.traffic.contradict = hint, unheard, contradict
 	n.traffic.listen(config.ConnConfig)
 	config.ShouldPing = n.doubt(config.ShouldPing)
 	n.hookConnects(config)

@@ -71,8 +71,9 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	pm.cluster = newCluster(nodes, now, rules{config.MultiMaster, config.RequireMajority}, pm.apply)
 	for i, node := range config.Nodes {
 		// Before the pool, which changes the configuration for its own use.
-		pm.monitors = append(pm.monitors, newMonitor(i, config, func() time.Duration { return pm.interval(i) }, pm.cluster.observe))
-		pool, err := newNodePool(ctx, node, pm.monitors[i].hint, func() { pm.unheard(i) })
+		m := newMonitor(i, config, func() time.Duration { return pm.interval(i) }, pm.observe)
+		pm.monitors = append(pm.monitors, m)
+		pool, err := newNodePool(ctx, node, m.hint, func() { pm.unheard(i) }, m.contradict)
 		if err != nil {
 			for _, p := range pm.pools {
 				p.pool.Close()
@@ -226,6 +227,15 @@ func (pm *PoolManager) await(ctx context.Context, wanted string, done func(*Snap
 			return pm.noNode(ctx, wanted, started, nil)
 		}
 	}
+}
+
+// observe hands the cluster what a monitor has found. A node that takes writes again though it was never a standby meanwhile
+// may have sessions that began read-only and stay so: they go before anybody looks for a master and finds it.
+func (pm *PoolManager) observe(o observation) bool {
+	if was := &pm.cluster.snapshot().nodes[o.node].Report; o.report != nil && o.report.writableAgain(was) {
+		pm.pools[o.node].pool.Reset()
+	}
+	return pm.cluster.observe(o)
 }
 
 // interval is the time until the next probe of a node: short while there is no master, and while it is a standby that is

@@ -341,6 +341,11 @@ func (r *Report) sameServer(o *Report) bool {
 		!r.StartTime.IsZero() && r.StartTime.Equal(o.StartTime)
 }
 
+// writableAgain reports whether a server that was read-only, and is known not to have been a standby, takes writes.
+func (r *Report) writableAgain(was *Report) bool {
+	return was.Role == RoleReplica && !was.InRecovery && was.Timeline != 0 && r.Role == RoleMaster && r.Timeline == was.Timeline
+}
+
 // rivals reports whether both were masters as far as they said, and nothing speaks for o.
 func (r *Report) rivals(o *Report) bool {
 	return r.Role == RoleMaster && o.Role == RoleMaster && (r.Timeline == o.Timeline || o.Timeline == 0)

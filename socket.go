@@ -24,6 +24,7 @@ type socket struct {
 	over   bool        // whether nothing can be read any more; guarded by pool.mu
 	// committed is whether the server has confirmed a COMMIT and then ended the session instead of the answer.
 	committed bool
+	readOnly  bool // whether its session began with default_transaction_read_only on
 }
 
 func (s *socket) cut(reason error) {

@@ -23,13 +23,14 @@ const (
 // traffic is what the work on a node tells of it in passing. All of it is hints: they ask the monitor for a probe, which
 // decides. Behind a pooler parameter statuses say nothing, since there a connection's may be another's, or old.
 type traffic struct {
-	hint    func()
-	unheard func()        // called again and again while nothing comes though a hint was given
-	role    atomic.Uint32 // the node's Role, as far as the view goes
-	standby atomic.Bool   // whether it is in recovery, as far as the view goes
-	pooled  atomic.Bool
-	hunting atomic.Bool // whether a master is missing
-	look    atomic.Bool // whether the next connection that is released is looked at
+	hint       func()
+	unheard    func()        // called again and again while nothing comes though a hint was given
+	contradict func()        // a new session refuses writes though the node is taken for the master
+	role       atomic.Uint32 // the node's Role, as far as the view goes
+	standby    atomic.Bool   // whether it is in recovery, as far as the view goes
+	pooled     atomic.Bool
+	hunting    atomic.Bool // whether a master is missing
+	look       atomic.Bool // whether the next connection that is released is looked at
 
 	asked    atomic.Int64  // sockets that wait for an answer
 	requests atomic.Uint64 // writes that began to
@@ -56,7 +57,11 @@ func (t *traffic) usable() bool { return Role(t.role.Load()) != RoleUnknown }
 func (t *traffic) listen(config *pgx.ConnConfig) {
 	onError, onNotice := config.OnPgError, config.OnNotice
 	config.OnPgError = func(pg *pgconn.PgConn, err *pgconn.PgError) bool {
-		t.heard(err.Code)
+		if err.Code == "25006" {
+			t.refused(pg)
+		} else {
+			t.heard(err.Code)
+		}
 		return (onError == nil || onError(pg, err)) && !t.astray(pg, err.Code)
 	}
 	// A server that stops at once, or recovers from the crash of a backend, says so by a warning and no error.
@@ -68,15 +73,37 @@ func (t *traffic) listen(config *pgx.ConnConfig) {
 	}
 }
 
+// refused takes a write refused by a node that is taken for the master for a hint. If the session began read-only, or does
+// not tell, the monitor's own may be older than the setting that made it so.
+func (t *traffic) refused(pg *pgconn.PgConn) {
+	switch {
+	case Role(t.role.Load()) != RoleMaster: // somebody writes to a replica; that is his mistake
+	case beganReadOnly(pg) || pg.ParameterStatus("default_transaction_read_only") == "":
+		t.contradict()
+	default:
+		t.hint()
+	}
+}
+
+// beganReadOnly reports whether a session has refused writes since it began, by a setting of its role or database.
+func beganReadOnly(pg *pgconn.PgConn) bool {
+	s, ok := pg.CustomData()[socketKey].(*socket)
+	return ok && s.readOnly && pg.ParameterStatus("default_transaction_read_only") == "on"
+}
+
+// began notes whether a new session refuses writes by default, which is news if the node is taken for the master.
+func (t *traffic) began(pg *pgconn.PgConn, s *socket) {
+	s.readOnly = pg.ParameterStatus("default_transaction_read_only") == "on"
+	if s.readOnly && Role(t.role.Load()) == RoleMaster && !t.pooled.Load() {
+		t.contradict()
+	}
+}
+
 // heard takes a SQLSTATE for a hint if it is about the server and not about the statement: shutdown, crash and start-up
-// (57P01 to 57P03), broken connections (class 08), and a write refused by a node that is taken for the master. A full
-// server (53300) and internal errors (XX000) say nothing of its role.
+// (57P01 to 57P03), and broken connections (class 08). A full server (53300) and internal errors (XX000) say nothing of its
+// role.
 func (t *traffic) heard(code string) {
 	switch {
-	case code == "25006":
-		if Role(t.role.Load()) == RoleMaster { // else somebody writes to a replica; that is his mistake
-			t.hint()
-		}
 	case code == "57P01", code == "57P02", code == "57P03":
 		t.shake()
 	case !strings.HasPrefix(code, "08"):
@@ -87,10 +114,12 @@ func (t *traffic) heard(code string) {
 	}
 }
 
-// astray reports whether a write was refused because the connection leads to a standby, though the node is the master: the
-// name or the proxy led elsewhere when it was made. Then it is closed, for it would refuse every write that it gets.
+// astray reports whether a write was refused though the node is the master, because the connection leads to a standby (the
+// name or the proxy led elsewhere when it was made) or its session began read-only. Then it is closed, for it would refuse
+// every write that it gets.
 func (t *traffic) astray(pg *pgconn.PgConn, code string) bool {
-	return code == "25006" && Role(t.role.Load()) == RoleMaster && !t.pooled.Load() && pg.ParameterStatus("in_hot_standby") == "on"
+	return code == "25006" && Role(t.role.Load()) == RoleMaster && !t.pooled.Load() &&
+		(pg.ParameterStatus("in_hot_standby") == "on" || beganReadOnly(pg))
 }
 
 // shake notes that a connection has just been lost: the node may be gone, and its other connections with it. The monitor

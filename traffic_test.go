@@ -45,8 +45,10 @@ func TestRefusedWriteOnTheMasterAsksForAProbe(t *testing.T) {
 		pm := open(t, c, func(config *Config) { config.CheckInterval = time.Hour })
 		ready(t, pm)
 		time.Sleep(time.Second)
+		conn := acquire(t, pm.AcquireMaster) // before: a session that begins read-only would be news itself
+		defer conn.Release()
 		c.Node("pg1").SetDefaultReadOnly(true)
-		if _, err := pm.Master().Exec(t.Context(), "write x"); err == nil || !strings.Contains(err.Error(), "25006") {
+		if _, err := conn.Exec(t.Context(), "write x"); err == nil || !strings.Contains(err.Error(), "25006") {
 			t.Fatalf("error %v", err)
 		}
 		time.Sleep(time.Second)
