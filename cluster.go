@@ -11,6 +11,7 @@ import (
 type cluster struct {
 	current      atomic.Pointer[Snapshot]
 	observations chan observation
+	resets       chan struct{} // each asks to forget what is known
 	done         chan struct{} // closed when run has ended
 
 	rules rules
@@ -21,6 +22,7 @@ type cluster struct {
 func newCluster(nodes []NodeState, now time.Time, rules rules, apply func(prev, next *Snapshot)) *cluster {
 	c := &cluster{
 		observations: make(chan observation),
+		resets:       make(chan struct{}),
 		done:         make(chan struct{}),
 		rules:        rules,
 		apply:        apply,
@@ -44,6 +46,14 @@ func (c *cluster) observe(o observation) bool {
 	}
 }
 
+// reset has everything forgotten that was observed before. It does nothing if the cluster is closed.
+func (c *cluster) reset() {
+	select {
+	case c.resets <- struct{}{}:
+	case <-c.done:
+	}
+}
+
 // run reduces observations until ctx ends, then publishes the terminal snapshot.
 func (c *cluster) run(ctx context.Context) {
 	defer close(c.done)
@@ -54,11 +64,12 @@ func (c *cluster) run(ctx context.Context) {
 			if next := reduce(prev, o, c.rules); next != prev {
 				c.publish(prev, next)
 			}
+		case <-c.resets:
+			prev := c.snapshot()
+			c.publish(prev, prev.forget(time.Now()))
 		case <-ctx.Done():
 			prev := c.snapshot()
-			last := *prev
-			last.closed = true
-			c.publish(prev, &last)
+			c.publish(prev, prev.end(time.Now()))
 			return
 		}
 	}

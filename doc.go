@@ -32,7 +32,9 @@
 //     the highest that was ever seen. While this process runs, that probe is at most CheckInterval (and its 10 %) plus
 //     CheckTimeout old.
 //   - Once a newer master was seen, an older one gets no write and no read until it has rejoined, not even if the newer
-//     one vanishes again; its connections are cut at once with a [*NodeDownError].
+//     one vanishes again; its connections are cut at once with a [*NodeDownError]. Where the cluster itself was rolled back,
+//     [PoolManager.Reset] lifts that; it is lifted at once where every node that was on the newer timeline tells
+//     (pg_monitor) that it receives the older one.
 //   - Acquires do not fail because of the state of nodes before their budget ends, and then with a [*NoNodeError] that says
 //     what every node looked like.
 //   - A statement that a server sends back undone because it is being shut down or restarted (FATAL 57P01) runs again on the
@@ -54,6 +56,8 @@
 //   - A master that was superseded without this process having seen the new one yet is taken for the master: nobody on
 //     the client's side can know. Ask your failover manager to fence (Patroni does, with a watchdog), or use synchronous
 //     replication, under which such a write is not acknowledged.
+//   - Two nodes that were both promoted to one timeline cannot be told apart. Each client keeps the one it saw first as long as
+//     that lives, so two clients may write to two masters. A failover manager with a lease promotes one only.
 //   - A process that was stopped itself (SIGSTOP, a suspended machine) knows what it knew before, for the moment until its
 //     monitors have asked again.
 //   - A statement that was in flight when its connection ended without a word, by a crash or a cut, may or may not have

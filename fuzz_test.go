@@ -87,7 +87,12 @@ func (w *world) mustFollow(t *testing.T, prev *Snapshot, o observation) {
 	t.Helper()
 	next := w.s
 	if next.identity == prev.identity && next.timeline < prev.timeline {
-		t.Fatalf("%+v: the timeline went from %d to %d", o, prev.timeline, next.timeline)
+		for i := range next.nodes {
+			n, ours := &next.nodes[i], next.nodes[i].Report.SystemID == 0 || next.nodes[i].Report.SystemID == next.identity
+			if ours && (n.Report.Timeline == prev.timeline || prev.nodes[i].newest == prev.timeline && !n.Report.InRecovery) {
+				t.Fatalf("%+v: the timeline went from %d to %d, and node %d was on it last", o, prev.timeline, next.timeline, i)
+			}
+		}
 	}
 	if prev.settled && !next.settled || prev.identity != 0 && next.identity == 0 {
 		t.Fatalf("%+v: the identity is unknown again", o)

@@ -276,6 +276,10 @@ func (pm *PoolManager) wishAll() {
 // apply makes the pools follow a change of view. It runs in the cluster's goroutine, after publication: who looks
 // elsewhere because of it finds the new view. Nothing here waits.
 func (pm *PoolManager) apply(prev, next *Snapshot) {
+	if next.closed {
+		pm.end(prev)
+		return
+	}
 	for i, p := range pm.pools {
 		old, new := &prev.nodes[i], &next.nodes[i]
 		changed := old.Role != new.Role || old.Status != new.Status
@@ -296,10 +300,7 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		if changed {
 			p.retire()
 		}
-		if next.closed {
-			p.end()
-		}
-		if (changed || next.closed) && new.Status != StatusUp {
+		if changed && new.Status != StatusUp {
 			pm.cutAfter(0, p.givenUp(), net.ErrClosed)
 		}
 		if changed && new.Status == StatusUp && old.Status != StatusUp && p.atLeast > 0 {
@@ -323,6 +324,16 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		}
 	}
 	pm.announce(prev, next)
+}
+
+// end lets nobody wait for a pool any more. That nobody is up from now on is told to no hook: it is the caller's own doing.
+func (pm *PoolManager) end(prev *Snapshot) {
+	for i, p := range pm.pools {
+		p.end()
+		if prev.nodes[i].Status != StatusUp {
+			pm.cutAfter(0, p.givenUp(), net.ErrClosed)
+		}
+	}
 }
 
 func (pm *PoolManager) fill(p *nodePool, goal int) {
@@ -349,6 +360,22 @@ func (pm *PoolManager) cutAfter(grace time.Duration, sockets []*socket, reason e
 		}
 		cut(sockets, reason)
 	})
+}
+
+// Reset forgets what was learnt of the nodes, as a restart of the process would: roles, timelines, the identity of the
+// cluster. Idle connections are closed, those in use when they are released. Then the nodes are asked anew, and acquires wait
+// until they have answered. Reset itself does not wait.
+//
+// It is for a cluster that was rolled back on purpose, to a backup or to the master before the last promotion: its nodes are
+// stale or foreign, for nobody on this side can tell that from an old master that has come back. That is the danger of a
+// Reset: until the newest master answers, one that was superseded is taken for it. So make sure that no such node runs.
+func (pm *PoolManager) Reset() {
+	pm.log.Info("reset: nothing is known of the nodes any more")
+	pm.cluster.reset()
+	for _, p := range pm.pools {
+		p.pool.Reset()
+	}
+	pm.wishAll()
 }
 
 func restarted(old, new *NodeState) bool {

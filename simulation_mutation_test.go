@@ -110,8 +110,8 @@ var mutations = []mutation{
 		"n.LagTime <= w.maxLag+time.Hour",
 	},
 	{
-		"the last snapshot does not say that it is", "close", "cluster.go",
-		"\t\t\tlast.closed = true\n",
+		"the last snapshot does not say that it is", "close", "snapshot.go",
+		"\tlast.closed = true\n",
 		"",
 	},
 }

@@ -17,8 +17,8 @@ type Snapshot struct {
 	incumbent int           // the node that is the master or was it last, -1 if there was none yet
 	lostAt    time.Time     // since when no master is known, zero while one is
 	identity  uint64        // system identifier of the cluster, 0 if unknown
-	settled   bool          // identity is final, because every node has been heard
-	timeline  uint32        // highest timeline seen
+	settled   bool          // no node that was not heard yet could have changed the identity
+	timeline  uint32        // highest timeline seen that was not rolled back
 	wal       []walSample   // recent positions of the master, or of a replica until there is one, oldest first
 }
 
@@ -122,7 +122,7 @@ func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 	s.nodes[o.node].absorb(o)
 
 	if !r.multiMaster {
-		s.identify()
+		s.identify(prev, o.node)
 	}
 	s.fence(r)
 	s.sample(prev)
@@ -178,13 +178,13 @@ func (n *NodeState) absorb(o observation) {
 }
 
 // identify decides which cluster this is: the one that most of the nodes say they belong to, of those that ever said
-// it, and where they are even the one that it was. It is settled once more than half of all nodes agree or every node was
-// heard; until then nobody is used, so that a foreign node that answers first is not mistaken for the cluster.
-func (s *Snapshot) identify() {
+// it, and where they are even the one that it was, at first the one that is named first. It is settled once no answer that is
+// still awaited can change that; until then nobody is used, so that a foreign node that answers first is not mistaken for the
+// cluster.
+func (s *Snapshot) identify(prev *Snapshot, asked int) {
 	votes := make(map[uint64]int)
-	silent, most := false, 0
+	most := 0
 	for i := range s.nodes {
-		silent = silent || !s.nodes[i].heard()
 		if id := s.nodes[i].Report.SystemID; id != 0 {
 			votes[id]++
 			most = max(most, votes[id])
@@ -193,20 +193,60 @@ func (s *Snapshot) identify() {
 	if most == 0 {
 		return
 	}
-	winner := s.identity
+	var winner uint64
+	if s.settled {
+		winner = s.identity
+	}
 	for i := range s.nodes { // in the order of the configuration, so that the first of equals wins
 		if id := s.nodes[i].Report.SystemID; votes[winner] < most && votes[id] == most {
 			winner = id
 		}
 	}
+	if id := s.nodes[asked].Report.SystemID; votes[id] == most && s.moved(prev, asked) {
+		winner = id
+	}
 	if s.identity != 0 && s.identity != winner {
 		s.timeline, s.wal, s.incumbent = 0, nil, -1 // another history: nothing of the old one holds
 		for i := range s.nodes {
-			s.nodes[i].superseded, s.nodes[i].diverged = false, nil
+			n := &s.nodes[i]
+			n.superseded, n.diverged, n.newest = false, nil, 0
 		}
 	}
 	s.identity = winner
-	s.settled = s.settled || !silent || 2*most > len(s.nodes)
+	s.settled = s.settled || s.decided(votes)
+}
+
+// decided reports whether the identity stays, whatever the nodes say that were not heard yet.
+func (s *Snapshot) decided(votes map[uint64]int) bool {
+	awaited, rival, seen, after := 0, 0, false, true
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		switch id := n.Report.SystemID; {
+		case id == s.identity:
+			seen = true
+		case id != 0:
+			rival, after = max(rival, votes[id]), after && seen
+		case !n.heard():
+			awaited, after = awaited+1, after && seen
+		}
+	}
+	lead := votes[s.identity] - rival - awaited
+	return awaited == 0 || lead > 0 || lead == 0 && after
+}
+
+// moved reports whether a node of the cluster has become one of another while all that are left of it are down, which is
+// what pg_upgrade looks like where it has begun with half of the nodes. An address that leads elsewhere shows beside a node
+// of the cluster that is up, and then stays foreign.
+func (s *Snapshot) moved(prev *Snapshot, node int) bool {
+	if !s.settled || prev.nodes[node].Report.SystemID != s.identity || s.nodes[node].Report.SystemID == s.identity {
+		return false
+	}
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.Report.SystemID == s.identity && n.Status != StatusDown {
+			return false
+		}
+	}
+	return true
 }
 
 // fence gives every answering node its final role and status in view of the others.
@@ -229,18 +269,59 @@ func (s *Snapshot) fence(r rules) {
 		case n.Role == RoleUnknown:
 			n.ban(StatusSuspect, errRole)
 		default:
+			n.newest = max(n.newest, n.Report.Timeline)
 			s.timeline = max(s.timeline, n.Report.Timeline)
 		}
 	}
 	if r.multiMaster {
 		s.anyMaster()
 	} else {
+		s.rollBack()
 		s.supersede()
 		s.onlyOneMaster()
 	}
 	if r.requireMajority {
 		s.needMajority()
 	}
+}
+
+// rollBack lowers the timeline when it is proven that the newest one was given up: every node that was on it now receives
+// an older one, for which it must have been rewound or made anew.
+func (s *Snapshot) rollBack() {
+	for i := range s.nodes {
+		if n := &s.nodes[i]; s.wasOnNewest(n) && !s.rolledBack(n) {
+			return
+		}
+	}
+	newest := uint32(0)
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if s.wasOnNewest(n) {
+			n.newest = n.Report.Timeline
+		}
+		newest = max(newest, n.newest)
+	}
+	s.timeline = newest
+}
+
+func (s *Snapshot) wasOnNewest(n *NodeState) bool {
+	ours := n.Report.SystemID == 0 || n.Report.SystemID == s.identity
+	return ours && max(n.newest, n.Report.Timeline) == s.timeline
+}
+
+// rolledBack reports whether a node that was on the newest timeline receives an older one now. It must be a server of its
+// own: where its name leads to another node by now, that one proves nothing.
+func (s *Snapshot) rolledBack(n *NodeState) bool {
+	r := &n.Report
+	if !n.answered || !r.InRecovery || r.Timeline == 0 || r.Timeline >= s.timeline || r.StartTime.IsZero() {
+		return false
+	}
+	for i := range s.nodes {
+		if o := &s.nodes[i]; o != n && o.Report.StartTime.Equal(r.StartTime) {
+			return false
+		}
+	}
+	return true
 }
 
 // supersede bans what belongs to an older timeline than the highest that was seen. Who was superseded once stays so until
@@ -255,14 +336,25 @@ func (s *Snapshot) supersede() {
 		case n.Report.InRecovery:
 			// It follows the old master, or has not turned to the new one yet: nothing to cut.
 			if n.Status == StatusUp {
-				n.ban(StatusSuspect, fmt.Errorf("follows timeline %d, superseded by timeline %d", t, s.timeline))
+				n.ban(StatusSuspect, s.superseded("follows", t))
 			}
 		case n.Status == StatusUp || n.Status == StatusSuspect:
 			// Also one that is set read-only: what it serves is as superseded. And one that hangs at the moment, so that
 			// what runs on it ends now and not when it is given up: a newer master is proof enough.
-			n.ban(StatusStale, fmt.Errorf("on timeline %d, superseded by timeline %d", t, s.timeline))
+			n.ban(StatusStale, s.superseded("on", t))
 		}
 	}
+}
+
+// superseded is the cause of a ban. It names the way out of one that nobody on this side can tell from a rollback.
+func (s *Snapshot) superseded(relation string, t uint32) error {
+	for i := range s.nodes {
+		if n := &s.nodes[i]; n.answered && n.Report.Timeline == s.timeline {
+			return fmt.Errorf("%s timeline %d, superseded by timeline %d", relation, t, s.timeline)
+		}
+	}
+	return fmt.Errorf("%s timeline %d, superseded by timeline %d, which no node is on now; if the cluster was rolled back on purpose, call PoolManager.Reset",
+		relation, t, s.timeline)
 }
 
 // needMajority trusts no master unless most nodes of the cluster answer.
@@ -349,6 +441,37 @@ func (r *Report) writableAgain(was *Report) bool {
 // rivals reports whether both were masters as far as they said, and nothing speaks for o.
 func (r *Report) rivals(o *Report) bool {
 	return r.Role == RoleMaster && o.Role == RoleMaster && (r.Timeline == o.Timeline || o.Timeline == 0)
+}
+
+// forget returns a snapshot in which nothing is known of any node, as at the start.
+func (s *Snapshot) forget(now time.Time) *Snapshot {
+	next := &Snapshot{nodes: slices.Clone(s.nodes), at: now, changed: s.changed, incumbent: -1, lostAt: s.lostAt}
+	if next.lostAt.IsZero() {
+		next.lostAt = now
+	}
+	for i := range next.nodes {
+		n := &next.nodes[i]
+		*n = NodeState{Name: n.Name, Zone: n.Zone, Cause: errNotProbed, Since: now, probe: n.probe, index: n.index, load: n.load}
+	}
+	return next
+}
+
+// end returns the terminal snapshot: nobody is up any more, though what the nodes said last can still be read.
+func (s *Snapshot) end(now time.Time) *Snapshot {
+	last := *s
+	last.nodes, last.at = slices.Clone(s.nodes), now
+	last.closed = true
+	if last.lostAt.IsZero() {
+		last.lostAt = now
+	}
+	for i := range last.nodes {
+		if n := &last.nodes[i]; !n.Status.severed() {
+			n.ban(StatusSuspect, ErrClosed)
+			n.Since = now
+		}
+	}
+	last.measure()
+	return &last
 }
 
 // differs reports whether some node has another role or status than in prev.

@@ -318,6 +318,133 @@ func TestReduce(t *testing.T) {
 	}
 }
 
+func TestReduceOfAClusterThatWasRolledBack(t *testing.T) {
+	// received is what a standby tells to a role with pg_monitor.
+	received := func(timeline uint32, start int64) Report {
+		r := replica(9)
+		r.Timeline, r.StartTime = timeline, time.Unix(start, 0)
+		return r
+	}
+	promoted := func(w *world) *world { return w.sees(0, master(1, 9)).sees(1, master(2, 10)) }
+	for _, test := range []struct {
+		name string
+		do   func(w *world)
+		want string
+	}{
+		{"who was on the newer timeline receives the older", func(w *world) { promoted(w).sees(1, received(1, 8)) }, "M R suspect"},
+		{"as all do who were", func(w *world) { promoted(w).sees(2, received(2, 7)).sees(1, received(1, 8)).sees(2, received(1, 9)) }, "M R R"},
+		{"but one", func(w *world) { promoted(w).sees(2, received(2, 7)).sees(1, received(1, 8)) }, "stale suspect R"},
+		{"but one that is silent", func(w *world) {
+			promoted(w).sees(2, received(2, 7)).loses(2, StatusDown).sees(1, received(1, 8))
+		}, "stale suspect down"},
+		{"but now it is silent itself", func(w *world) {
+			promoted(w).sees(2, received(2, 7)).sees(1, received(1, 8)).loses(1, StatusSuspect).sees(2, received(1, 9))
+		}, "stale suspect suspect"},
+		{"it does not tell what it receives", func(w *world) { promoted(w).sees(1, replica(9)) }, "stale R suspect"},
+		{"it is out of recovery: its name may lead elsewhere", func(w *world) {
+			old := master(1, 9)
+			old.StartTime = time.Unix(8, 0)
+			promoted(w).sees(1, old)
+		}, "stale stale suspect"},
+		{"its name leads to another node", func(w *world) { promoted(w).sees(2, received(1, 7)).sees(1, received(1, 7)) }, "stale suspect suspect"},
+		{"it does not tell which server it is", func(w *world) {
+			r := received(1, 8)
+			r.StartTime = time.Time{}
+			promoted(w).sees(1, r)
+		}, "stale suspect suspect"},
+		{"by two timelines", func(w *world) {
+			promoted(w).sees(2, master(3, 10)).sees(2, received(1, 8)).sees(1, received(1, 9))
+		}, "M R R"},
+		{"and promoted again", func(w *world) { promoted(w).sees(1, received(1, 8)).sees(1, master(2, 11)) }, "stale M suspect"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(3)
+			test.do(w)
+			if got := w.view(); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestCauseOfAStaleNodeNamesTheRemedyWhereThereMayBeOne(t *testing.T) {
+	w := newWorld(2).sees(0, master(1, 9)).sees(1, master(2, 10))
+	if got, want := w.s.nodes[0].Cause.Error(), "on timeline 1, superseded by timeline 2"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	w.loses(1, StatusDown)
+	if got := w.s.nodes[0].Cause.Error(); !strings.Contains(got, "superseded by timeline 2, which no node is on now") || !strings.Contains(got, "PoolManager.Reset") {
+		t.Errorf("%q names no remedy", got)
+	}
+}
+
+func TestIdentityOfTwoNodes(t *testing.T) {
+	foreign := func(r Report) Report { r.SystemID = cluster2; return r }
+	for _, test := range []struct {
+		name string
+		do   func(w *world)
+		want string
+	}{
+		{"the first that is named needs no other", func(w *world) { w.unheard().sees(0, master(1, 9)) }, "M suspect"},
+		{"the second may be foreign", func(w *world) { w.unheard().sees(1, master(1, 9)) }, "suspect suspect"},
+		{"and is where the first says so", func(w *world) { w.unheard().sees(1, master(1, 9)).sees(0, foreign(master(1, 9))) }, "M foreign"},
+		{"it is not where the first is silent", func(w *world) { w.unheard().sees(1, master(1, 9)).loses(0, StatusSuspect) }, "suspect M"},
+		{"the first stays, whatever the second says", func(w *world) { w.unheard().sees(0, master(1, 9)).sees(1, foreign(master(1, 9))) }, "M foreign"},
+		{"pg_upgrade, and the other is not back yet", func(w *world) {
+			w.sees(0, master(7, 9)).sees(1, replica(9)).loses(1, StatusDown).loses(0, StatusDown).sees(0, foreign(master(1, 9)))
+		}, "M down"},
+		{"the other is back as it was", func(w *world) {
+			w.sees(0, master(7, 9)).sees(1, replica(9)).loses(1, StatusDown).sees(0, foreign(master(1, 9))).sees(1, master(8, 9))
+		}, "M foreign"},
+		{"the other is back, upgraded", func(w *world) {
+			w.sees(0, master(7, 9)).sees(1, replica(9)).loses(1, StatusDown).sees(0, foreign(master(1, 9))).sees(1, foreign(replica(9)))
+		}, "M R"},
+		{"another cluster while the other is up", func(w *world) {
+			w.sees(0, master(7, 9)).sees(1, replica(9)).sees(0, foreign(master(1, 9)))
+		}, "foreign R"},
+		{"and foreign it stays", func(w *world) {
+			w.sees(0, master(7, 9)).sees(1, replica(9)).sees(0, foreign(master(1, 9))).loses(1, StatusDown).sees(0, foreign(master(1, 9)))
+		}, "foreign down"},
+		{"another cluster while the other hangs", func(w *world) {
+			w.sees(0, master(7, 9)).sees(1, replica(9)).loses(1, StatusSuspect).sees(0, foreign(master(1, 9)))
+		}, "foreign suspect"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(2)
+			test.do(w)
+			if got := w.view(); got != test.want {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestForget(t *testing.T) {
+	w := newWorld(3).sees(0, master(1, 9)).sees(1, master(2, 10)).loses(1, StatusDown)
+	if got := w.view(); got != "stale down suspect" {
+		t.Fatal(got)
+	}
+	before := w.s
+	w.s = before.forget(w.after(time.Second).now)
+	if got := w.view(); got != "suspect suspect suspect" {
+		t.Errorf("forgotten: %s", got)
+	}
+	if !w.s.lostAt.Equal(before.lostAt) {
+		t.Error("the time without a master is another one")
+	}
+	if got := w.sees(0, master(1, 9)).view(); got != "suspect suspect suspect" {
+		t.Errorf("one of three was heard: %s", got)
+	}
+	if got := w.loses(1, StatusDown).sees(2, replica(9)).view(); got != "M down R" {
+		t.Errorf("learnt anew: %s", got)
+	}
+	r := master(2, 10)
+	late := observation{node: 1, probe: 1, sent: w.now, at: w.now, report: &r}
+	if next := reduce(w.s, late, w.rules); next != w.s {
+		t.Error("evidence of before was taken for newer")
+	}
+}
+
 func TestReduceIgnoresOlderEvidence(t *testing.T) {
 	w := newWorld(2).sees(0, master(1, 9))
 	old := w.probe

@@ -176,6 +176,43 @@ func TestTwoMastersOnOneTimelineKeepTheIncumbent(t *testing.T) {
 	}
 }
 
+// TestClusterThatIsRolledBackIsFollowed promotes a replica beside the master, as in a drill, and makes it a replica again.
+func TestClusterThatIsRolledBackIsFollowed(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	first, second := cluster.Nodes()[0], cluster.Nodes()[1]
+	execute(t, first, "create role app login")
+	must(t, second.WaitStreaming(ctx, first))
+	monitor := openReady(t, cluster)
+	ordinary := open(t, strings.Replace(cluster.DSN(), "postgres@", "app@", 1))
+	must(t, ordinary.Ready(ctx, 1, 1))
+	must(t, second.Promote(ctx))
+	for _, m := range []*manager{monitor, ordinary} {
+		m.awaitMaster(second)
+		m.awaitStatus(first, hasql.StatusStale)
+	}
+	must(t, second.Rejoin(ctx, first))
+
+	// Who may know what a standby receives has proof.
+	if got := servedBy(t, monitor.Master()); got != first.Addr() {
+		t.Errorf("a write went to %s", got)
+	}
+	must(t, monitor.Ready(ctx, 1, 1))
+
+	// To all others it looks like an old master that has come back. Its error says what to do.
+	ordinary.await("a replica", func(s *hasql.Snapshot) bool { return s.ReplicaCount() == 1 })
+	must(t, ordinary.WaitNextCheck(ctx))
+	_, err := ordinary.AcquireMaster(canceled())
+	if err == nil || !strings.Contains(err.Error(), "on timeline 1, superseded by timeline 2, which no node is on now") || !strings.Contains(err.Error(), "PoolManager.Reset") {
+		t.Errorf("an acquire of the master: %v", err)
+	}
+	ordinary.Reset()
+	if got := servedBy(t, ordinary.Master()); got != first.Addr() {
+		t.Errorf("after a Reset a write went to %s", got)
+	}
+	must(t, ordinary.Ready(ctx, 1, 1))
+}
+
 // dsnOf is a DSN of nodes of several clusters.
 func dsnOf(nodes ...*pgcluster.Node) string {
 	addrs := make([]string, len(nodes))
