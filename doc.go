@@ -64,8 +64,9 @@
 //     taken effect, and is not repeated. Nor is a write whose commit waited for a synchronous standby when the server was
 //     shut down: PostgreSQL ends its session without an answer, and it has taken effect on that server.
 //   - A transaction under way fails in a switchover, undone, at any of its statements. Run it again as a whole.
-//   - A 57P01 that ends a COMMIT on an acquired connection, or a COPY, may come behind the commit, from servers that log the
-//     duration of statements (log_min_duration_statement, log_duration).
+//   - A 57P01 that ends a COMMIT on an acquired connection, a COPY, or in the simple protocol a batch or anything on an
+//     acquired connection, may come behind the commit, from servers that log the duration of statements
+//     (log_min_duration_statement, log_duration).
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
 //   - A replica that has diverged (it has WAL that the new master lacks) is known by its position alone, as long as the master

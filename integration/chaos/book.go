@@ -2,11 +2,10 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/pghasql/hasql"
 )
 
 // book is what the clients of all services did, and what they should not have seen.
@@ -14,10 +13,14 @@ type book struct {
 	mu         sync.Mutex
 	news       chan struct{} // closed and replaced by each operation
 	done       map[*client]int
-	ops        []op // of this round
-	acked      []int64
-	checked    int // so many of acked are known to be on the master
-	touched    map[string]bool
+	ops        []op               // of this round
+	missed     int                // reads of this round on a diverged replica that lacked what they were promised
+	claims     []*claim           // all writes
+	reads      int                // answered
+	promised   int                // of them, of what was known to be written
+	audited    int                // so many of claims were compared with the history
+	seen       map[change]*client // by readers, since the last audit
+	touched    map[string]bool    // nodes that something happened to
 	violations []string
 	where      string // the round, for violations
 	began      time.Time
@@ -28,19 +31,21 @@ type op struct {
 	service string
 	write   bool
 	end     time.Time
-	err     error // what became of a write that failed is unknown
+	err     error
 }
 
 func newBook() *book {
-	return &book{news: make(chan struct{}), done: make(map[*client]int), touched: make(map[string]bool), began: time.Now()}
+	return &book{
+		news: make(chan struct{}), done: make(map[*client]int), seen: make(map[change]*client),
+		touched: make(map[string]bool), began: time.Now(),
+	}
 }
 
-// turn begins a round. Operations begin in one round and end in the next, so what was touched in the last one may fail in
-// this one too; the caller says so where it is not true any more.
+// turn begins a round. All operations of the last one have ended.
 func (b *book) turn(where string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ops, b.where = nil, where
+	b.ops, b.missed, b.where = nil, 0, where
 }
 
 // touch says that operations on a node may fail.
@@ -50,31 +55,78 @@ func (b *book) touch(node string) {
 	b.touched[node] = true
 }
 
-// heal says that operations on a node which begin from now on may not fail; the clients have all begun anew.
+// heal says that operations which begin from now on may not fail; the clients have all begun anew.
 func (b *book) heal() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.touched)
 }
 
-// finish takes note of an operation of a client: id is that of an acknowledged write, node the one that was to do it.
-func (b *book) finish(c *client, o op, id int64, node string) {
+// finish takes note of an operation of a client on a node, "" if it is not known which.
+func (b *book) finish(c *client, o op, node string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ops = append(b.ops, o)
 	switch {
 	case o.err == nil:
 		b.done[c]++
-		if o.write {
-			b.acked = append(b.acked, id)
-		}
-	case node == "":
-		b.accuseLocked("%s: no connection: %v", c, o.err)
-	case !b.touched[node]:
+	case node != "" && !b.touched[node]:
 		b.accuseLocked("%s: failed on %s, to which nothing happened: %v", c, node, o.err)
+	case len(b.touched) == 0:
+		b.accuseLocked("%s: failed, though nothing happened to any node: %v", c, o.err)
 	}
 	close(b.news)
 	b.news = make(chan struct{})
+}
+
+// claim takes note of a write.
+func (b *book) claim(c *claim) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.claims = append(b.claims, c)
+}
+
+// see takes note of a version that a client has read, of a write perhaps that it was promised to see.
+func (b *book) see(c *client, seen change, promised bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reads++
+	if promised {
+		b.promised++
+	}
+	if seen.version > 0 {
+		b.seen[seen] = c
+	}
+}
+
+// miss takes note of a read on a diverged replica that lacked what it was promised.
+func (b *book) miss() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.missed++
+}
+
+// due returns what no audit has looked at yet.
+func (b *book) due() (claims []*claim, seen map[change]*client) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	claims, seen = slices.Clone(b.claims[b.audited:]), maps.Clone(b.seen)
+	b.audited = len(b.claims)
+	clear(b.seen)
+	return claims, seen
+}
+
+// sum says how much was done.
+func (b *book) sum() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	writes := 0
+	for _, c := range b.claims {
+		if c.outcome == acknowledged {
+			writes++
+		}
+	}
+	return fmt.Sprintf("%d writes acknowledged, %d reads, %d of them of what was written", writes, b.reads, b.promised)
 }
 
 // accuse takes note of something that must not be.
@@ -94,12 +146,6 @@ func (b *book) accusations() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.violations)
-}
-
-// misled says whether an acquire led to a node that was not in this role, as its PoolManager knew: the snapshots from
-// before and after the acquire say so, and that nothing changed in between.
-func misled(before, after hasql.NodeState, role hasql.Role) bool {
-	return before.Role != role && after.Role == before.Role && after.Status == before.Status && after.Since.Equal(before.Since)
 }
 
 // longestGap returns the longest time between two successes that follow each other, of whichever clients.

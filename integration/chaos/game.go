@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/pgcluster"
 	"github.com/pghasql/hasql/internal/pgproxy"
 )
@@ -24,8 +23,12 @@ const (
 	writing = 10
 )
 
-// game is a cluster with two services at work on it: one reaches the nodes directly, the other through proxies, so that
-// they may see different things at a time.
+// parameters make servers look for an order to stop at more places than they do by default: wherever they log how long a
+// statement took, which is after its commit.
+var parameters = map[string]string{"log_duration": "on"}
+
+// game is a cluster with services at work on it. Some reach the nodes directly, others through proxies, so that they may
+// see different things at a time.
 type game struct {
 	cluster  *pgcluster.Cluster
 	nodes    []*pgcluster.Node
@@ -33,36 +36,39 @@ type game struct {
 	services []*service
 	book     *book
 
-	master atomic.Pointer[reign]
-	struck *pgcluster.Node // the old master of this round
-	lastID atomic.Int64
+	master   atomic.Pointer[reign]
+	lastMark atomic.Int64
 
+	seed    uint64 // of the clients' dice
 	clients []*client
 	working sync.WaitGroup
 	resting context.Context // ended to let the clients finish
 	halt    context.CancelFunc
 }
 
-// reign is the time of one master, from the end of its promotion.
-type reign struct{ node int }
-
-// result is one failover as it went.
-type result struct {
-	round
-	old, next     string
-	outage        map[string]time.Duration // of writes, by service
-	readGap       time.Duration
-	writes, reads int // failed
-	took          time.Duration
+// reign is the time of one master, from its promotion on.
+type reign struct {
+	node  int
+	epoch int  // how many failovers so far may have lost acknowledged writes
+	lossy bool // this one's may
+	// diverged is a replica that the master's WAL does not lead to, else nobody. It may take its time to be known as such,
+	// which the library does not promise either.
+	diverged int
 }
 
-// setUp starts the cluster, the proxies and the table.
+func newGame(seed uint64) *game {
+	g := &game{book: newBook(), seed: seed}
+	g.resting, g.halt = context.WithCancel(context.Background())
+	return g
+}
+
+// setUp starts the cluster, the proxies and the tables.
 func (g *game) setUp(ctx context.Context) (err error) {
-	if g.cluster, err = pgcluster.Start(ctx, pgcluster.Options{Replicas: replicas}); err != nil {
+	if g.cluster, err = pgcluster.Start(ctx, pgcluster.Options{Replicas: replicas, Parameters: parameters}); err != nil {
 		return err
 	}
 	g.nodes = g.cluster.Nodes()
-	g.master.Store(&reign{0})
+	g.master.Store(&reign{diverged: nobody})
 	for _, n := range g.nodes {
 		p, err := pgproxy.Listen(n.Addr())
 		if err != nil {
@@ -78,12 +84,11 @@ func (g *game) setUp(ctx context.Context) (err error) {
 		return err
 	}
 	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, schema)
+	_, err = conn.Exec(ctx, fmt.Sprintf(schema, registers))
 	return err
 }
 
-// openServices makes the two PoolManagers and waits until they know all nodes. The pools of one have room for every
-// client, those of the other don't.
+// openServices makes the PoolManagers and waits until they know all nodes.
 func (g *game) openServices(ctx context.Context) error {
 	direct, proxied := make(map[string]int), make(map[string]int)
 	var pairs []string
@@ -91,13 +96,13 @@ func (g *game) openServices(ctx context.Context) error {
 		direct[n.Addr()], proxied[g.proxies[i].Addr()] = i, i
 		pairs = append(pairs, n.Addr(), g.proxies[i].Addr())
 	}
-	dsn := g.cluster.DSN()
-	for _, s := range []*service{
-		{name: "direct", nodeAt: direct, dsn: dsn, maxConns: maxConns},
-		{name: "proxied", nodeAt: proxied, dsn: strings.NewReplacer(pairs...).Replace(dsn), maxConns: writersEach - 1},
-	} {
-		s.game = g
-		if err := s.open(ctx); err != nil {
+	for _, setting := range settings {
+		s := &service{setting: setting, game: g, nodeAt: direct}
+		dsn := g.cluster.DSN()
+		if s.proxied {
+			s.nodeAt, dsn = proxied, strings.NewReplacer(pairs...).Replace(dsn)
+		}
+		if err := s.open(ctx, dsn); err != nil {
 			return err
 		}
 		g.services = append(g.services, s)
@@ -108,20 +113,18 @@ func (g *game) openServices(ctx context.Context) error {
 	return nil
 }
 
-func newGame() *game {
-	g := &game{book: newBook()}
-	g.resting, g.halt = context.WithCancel(context.Background())
-	return g
-}
-
 // start sets the clients to work.
 func (g *game) start() {
+	add := func(s *service, writes bool, number int) {
+		dice := rand.New(rand.NewPCG(g.seed, uint64(len(g.clients))))
+		g.clients = append(g.clients, &client{service: s, writes: writes, number: number, dice: dice})
+	}
 	for _, s := range g.services {
 		for i := range writersEach {
-			g.clients = append(g.clients, &client{service: s, writes: true, number: i})
+			add(s, true, i)
 		}
 		for i := range readersEach {
-			g.clients = append(g.clients, &client{service: s, number: i})
+			add(s, false, i)
 		}
 	}
 	for _, c := range g.clients {
@@ -145,12 +148,14 @@ func (g *game) rest(ctx context.Context) error {
 	}
 }
 
-// progress waits until each of some clients has got writing more operations done.
-func (g *game) progress(ctx context.Context, clients []*client) error {
+// progress waits until each of those clients has got writing more operations done: all but the ones that are left out.
+func (g *game) progress(ctx context.Context, but func(*client) bool) error {
 	g.book.mu.Lock()
 	goals := make(map[*client]int)
-	for _, c := range clients {
-		goals[c] = g.book.done[c] + writing
+	for _, c := range g.clients {
+		if !but(c) {
+			goals[c] = g.book.done[c] + writing
+		}
 	}
 	g.book.mu.Unlock()
 	for {
@@ -174,18 +179,17 @@ func (g *game) progress(ctx context.Context, clients []*client) error {
 	}
 }
 
-// writers returns the clients that write.
-func (g *game) writers() (list []*client) {
-	for _, c := range g.clients {
-		if c.writes {
-			list = append(list, c)
-		}
-	}
-	return list
-}
+// Those of whom progress is not asked.
+func none(*client) bool      { return false }
+func readers(c *client) bool { return !c.writes }
+func proxied(c *client) bool { return c.proxied }
 
-// touch says that operations on a node may fail.
-func (g *game) touch(node int) { g.book.touch(g.nodes[node].Name()) }
+// touch says that operations on nodes may fail.
+func (g *game) touch(nodes ...int) {
+	for _, i := range nodes {
+		g.book.touch(g.nodes[i].Name())
+	}
+}
 
 // others returns all nodes but one.
 func (g *game) others(than int) (nodes []int) {
@@ -195,145 +199,4 @@ func (g *game) others(than int) (nodes []int) {
 		}
 	}
 	return nodes
-}
-
-// play is one failover, from a whole cluster to a whole cluster.
-func (g *game) play(ctx context.Context, r round) (result, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took more than %v", patience))
-	defer cancel()
-	began := time.Now()
-	old := g.master.Load().node
-	g.struck = g.nodes[old]
-	res := result{round: r, old: g.struck.Name(), outage: make(map[string]time.Duration)}
-	if err := g.progress(ctx, g.clients); err != nil {
-		return res, fmt.Errorf("before the fault: %w", err)
-	}
-	g.book.heal() // whoever began before the end of the last round has finished
-	g.touch(old)
-	next, err := g.failOver(ctx, r, old)
-	if err != nil {
-		return res, err
-	}
-	res.next = g.nodes[next].Name()
-	if err := g.bringBack(ctx, r, old, next); err != nil {
-		return res, err
-	}
-	if err := g.audit(ctx); err != nil {
-		return res, fmt.Errorf("the audit: %w", err)
-	}
-	g.book.mu.Lock()
-	defer g.book.mu.Unlock()
-	for _, s := range g.services {
-		res.outage[s.name] = longestGap(g.book.ops, s.name, true)
-		res.readGap = max(res.readGap, longestGap(g.book.ops, s.name, false))
-	}
-	res.writes, res.reads = failures(g.book.ops, true), failures(g.book.ops, false)
-	res.took = time.Since(began)
-	return res, nil
-}
-
-// failOver breaks the old master and does what a failover manager does.
-func (g *game) failOver(ctx context.Context, r round, old int) (next int, err error) {
-	if err := r.strike(g, ctx); err != nil {
-		return 0, fmt.Errorf("the fault: %w", err)
-	}
-	if r.noticed {
-		err := g.services[1].await(ctx, "the fault to be noticed", func(s *hasql.Snapshot) bool { return s.MasterCount() == 0 })
-		if err != nil {
-			return 0, err
-		}
-	}
-	next, err = g.elect(ctx, old)
-	if err != nil {
-		return 0, fmt.Errorf("the promotion: %w", err)
-	}
-	if err := g.progress(ctx, g.clients); err != nil {
-		return next, fmt.Errorf("after the promotion: %w", err)
-	}
-	return next, nil
-}
-
-// elect takes the standbys from the old master, so that it can acknowledge nothing any more, promotes the one that has
-// most, and points the other one to it.
-func (g *game) elect(ctx context.Context, old int) (next int, err error) {
-	var most uint64
-	for _, i := range g.others(old) {
-		received, err := g.nodes[i].Detach(ctx)
-		if err != nil {
-			return 0, err
-		}
-		if received > most {
-			next, most = i, received
-		}
-	}
-	if err := g.nodes[next].Promote(ctx); err != nil {
-		return 0, err
-	}
-	g.master.Store(&reign{next})
-	for _, i := range g.others(old) {
-		if i != next {
-			err = errors.Join(err, g.nodes[i].Follow(ctx, g.nodes[next]))
-		}
-	}
-	return next, err
-}
-
-// bringBack ends the fault, sees that the old master is fenced if it lives on, and makes it a replica.
-func (g *game) bringBack(ctx context.Context, r round, old, next int) error {
-	if r.undo != nil {
-		if err := r.undo(g); err != nil {
-			return fmt.Errorf("the end of the fault: %w", err)
-		}
-	}
-	if r.lives {
-		for _, s := range g.services {
-			err := s.await(ctx, "the old master to be fenced", func(shot *hasql.Snapshot) bool {
-				return s.state(shot, old).Status == hasql.StatusStale
-			})
-			if err != nil {
-				return err
-			}
-		}
-		if err := g.progress(ctx, g.clients); err != nil {
-			return fmt.Errorf("beside the stale master: %w", err)
-		}
-	}
-	rejoin := g.nodes[old].Rejoin
-	if r.rebuild {
-		rejoin = g.nodes[old].Rebuild
-	}
-	if err := rejoin(ctx, g.nodes[next]); err != nil {
-		return fmt.Errorf("the old master's return: %w", err)
-	}
-	for _, s := range g.services {
-		if err := s.pm.Ready(ctx, 1, replicas); err != nil {
-			return fmt.Errorf("the %s service, after the return: %w", s.name, err)
-		}
-	}
-	return nil
-}
-
-// audit checks that the master has every acknowledged write that was not checked yet.
-func (g *game) audit(ctx context.Context) error {
-	g.book.mu.Lock()
-	ids := g.book.acked[g.book.checked:]
-	g.book.checked = len(g.book.acked)
-	g.book.mu.Unlock()
-	return g.contained(ctx, g.nodes[g.master.Load().node], ids)
-}
-
-// contained checks that a node has these writes.
-func (g *game) contained(ctx context.Context, n *pgcluster.Node, ids []int64) error {
-	conn, err := n.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	lost := 0
-	err = conn.QueryRow(ctx, `select count(*) from unnest($1::bigint[]) as acked (id)
-		where not exists (select from ledger l where l.id = acked.id)`, ids).Scan(&lost)
-	if err == nil && lost > 0 {
-		g.book.accuse("%d of %d acknowledged writes are not on %s", lost, len(ids), n.Name())
-	}
-	return err
 }

@@ -8,29 +8,71 @@ import (
 	"strings"
 
 	"github.com/pghasql/hasql/internal/pgcluster"
+	"github.com/pghasql/hasql/internal/pgproxy"
 )
 
 // kind is a way for a master to be replaced.
 type kind struct {
 	name, about string
-	strike      func(*game, context.Context) error
-	undo        func(*game) error // what ends the fault, after the promotion; nil if nothing does
-	lives       bool              // the old master is still a master after all that
-	unseen      bool              // clients cannot notice before the promotion
+	strike      func(*failover, context.Context) error
+	undo        func(*failover) error // what ends the fault, after the promotion; nil if nothing does
+	lives       bool                  // the old master is still a master after all that
+	unseen      bool                  // clients cannot notice before the promotion
+
+	asynchronous bool // the master waits for no replica, so that acknowledged writes may be lost
+	backward     bool // the replica that has less is promoted, and the other one has diverged
+	twice        bool // the new master is killed too
+	isolates     bool // the proxied services are cut from the new master before its promotion
+	orderly      bool // the master sends back undone what it cannot finish
+	split        bool // the proxied services get nothing done before the fault has ended
 }
 
 var kinds = []kind{
-	{name: "crash", about: "kill -9 of every process of the master", strike: (*game).kill},
-	{name: "crash-behind", about: "as crash, while one replica lacks the last writes", strike: (*game).killAhead},
-	{name: "postmaster", about: "kill -9 of the master's first process alone", strike: (*game).killPostmaster},
-	{name: "stop-fast", about: "an orderly shutdown: a switchover", strike: stop(pgcluster.StopFast)},
+	{name: "crash", about: "kill -9 of every process of the master", strike: (*failover).kill},
+	{name: "crash-behind", about: "as crash, while one replica lacks the last writes", strike: (*failover).killAhead},
+	{name: "crash-unheard", about: "as crash, while both replicas are frozen and acknowledge nothing", strike: (*failover).killUnheard},
+	{name: "crash-twice", about: "as crash, and then the new master", strike: (*failover).kill, twice: true},
+	{
+		name: "crash-backward", about: "as crash, without synchronous replication; the replica that has less is promoted",
+		strike: (*failover).killFarAhead, asynchronous: true, backward: true,
+	},
+	{name: "postmaster", about: "kill -9 of the master's first process alone", strike: (*failover).killPostmaster},
+	{name: "stop-fast", about: "an orderly shutdown: a switchover", strike: stop(pgcluster.StopFast), orderly: true},
 	{name: "stop-immediate", about: "a shutdown without order", strike: stop(pgcluster.StopImmediate)},
-	{name: "promotion", about: "a promotion beside a master that goes on", strike: (*game).nothing, lives: true, unseen: true},
-	{name: "freeze", about: "SIGSTOP of every process of the master, thawed later", strike: (*game).freeze, undo: (*game).thaw, lives: true},
-	{name: "partition", about: "silence between the proxied service and the master", strike: (*game).cut, undo: (*game).heal, lives: true},
-	{name: "partition-out", about: "as partition, what clients send alone is lost", strike: (*game).cutToServer, undo: (*game).heal, lives: true},
-	{name: "partition-in", about: "as partition, what the master sends alone is lost", strike: (*game).cutToClient, undo: (*game).heal, lives: true},
-	{name: "refusal", about: "resets and refusals between the proxied service and the master", strike: (*game).refuse, undo: (*game).heal, lives: true},
+	{
+		name: "stop-unheard", about: "as stop-fast, after the end of sessions that wait for frozen replicas",
+		strike: (*failover).dismiss,
+	},
+	{name: "promotion", about: "a promotion beside a master that goes on", strike: (*failover).nothing, lives: true, unseen: true},
+	{
+		name: "promotion-async", about: "as promotion, without synchronous replication",
+		strike: (*failover).nothing, lives: true, unseen: true, asynchronous: true,
+	},
+	{
+		name: "promotion-hidden", about: "as promotion, with silence between the proxied services and the new master",
+		strike: (*failover).nothing, undo: (*failover).heal, lives: true, unseen: true, isolates: true, split: true,
+	},
+	{
+		name: "minority", about: "as promotion, with silence between the proxied services and both replicas",
+		strike: (*failover).separate, undo: (*failover).heal, lives: true, unseen: true, split: true,
+	},
+	{name: "freeze", about: "SIGSTOP of every process of the master, thawed later", strike: (*failover).freeze, undo: (*failover).thaw, lives: true},
+	{
+		name: "partition", about: "silence between the proxied services and the master",
+		strike: between((*pgproxy.Proxy).Cut), undo: (*failover).heal, lives: true,
+	},
+	{
+		name: "partition-out", about: "as partition, what clients send alone is lost",
+		strike: between((*pgproxy.Proxy).CutToServer), undo: (*failover).heal, lives: true,
+	},
+	{
+		name: "partition-in", about: "as partition, what the master sends alone is lost",
+		strike: between((*pgproxy.Proxy).CutToClient), undo: (*failover).heal, lives: true,
+	},
+	{
+		name: "refusal", about: "resets and refusals between the proxied services and the master",
+		strike: between((*pgproxy.Proxy).Refuse), undo: (*failover).heal, lives: true,
+	},
 }
 
 // round is one failover as the dice have it.
@@ -79,52 +121,4 @@ func chosen(names string) (list []kind, err error) {
 		list = append(list, kinds[i])
 	}
 	return list, nil
-}
-
-func (g *game) old() *pgcluster.Node { return g.nodes[g.master.Load().node] }
-
-func (g *game) nothing(context.Context) error        { return nil }
-func (g *game) kill(context.Context) error           { return g.old().Kill() }
-func (g *game) killPostmaster(context.Context) error { return g.old().KillPostmaster() }
-func (g *game) freeze(context.Context) error         { return g.old().Freeze() }
-func (g *game) cut(context.Context) error            { return g.proxies[g.master.Load().node].Cut() }
-
-func (g *game) cutToServer(context.Context) error {
-	return g.proxies[g.master.Load().node].CutToServer()
-}
-
-func (g *game) cutToClient(context.Context) error {
-	return g.proxies[g.master.Load().node].CutToClient()
-}
-func (g *game) refuse(context.Context) error { return g.proxies[g.master.Load().node].Refuse() }
-
-func stop(mode pgcluster.StopMode) func(*game, context.Context) error {
-	return func(g *game, ctx context.Context) error { return g.old().Stop(ctx, mode) }
-}
-
-// killAhead freezes a replica while writes go on, so that the other one alone has them, and kills the master.
-func (g *game) killAhead(ctx context.Context) error {
-	behind := g.others(g.master.Load().node)[0]
-	g.touch(behind)
-	if err := g.nodes[behind].Freeze(); err != nil {
-		return err
-	}
-	if err := g.progress(ctx, g.writers()); err != nil {
-		return err
-	}
-	if err := g.old().Kill(); err != nil {
-		return err
-	}
-	return g.nodes[behind].Thaw()
-}
-
-func (g *game) thaw() error { return g.struck.Thaw() }
-
-func (g *game) heal() error {
-	for _, p := range g.proxies {
-		if err := p.Heal(); err != nil {
-			return err
-		}
-	}
-	return nil
 }

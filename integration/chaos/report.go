@@ -16,9 +16,20 @@ import (
 
 // line tells of one failover.
 func (r result) line(number, of int) string {
-	return fmt.Sprintf("%*d/%d  %-28s %s -> %s  outage %4d ms (proxied %4d ms)  reads %4d ms  failed %2d writes %2d reads  %.1f s",
-		len(fmt.Sprint(of)), number, of, r.round, r.old, r.next,
-		r.outage["direct"].Milliseconds(), r.outage["proxied"].Milliseconds(), r.readGap.Milliseconds(), r.writes, r.reads, r.took.Seconds())
+	var b strings.Builder
+	fmt.Fprintf(&b, "%*d/%d  %-25s %s -> %s  outage ms", len(fmt.Sprint(of)), number, of, r.round, r.old, r.next)
+	for _, s := range settings {
+		fmt.Fprintf(&b, " %s %-4d", s.name, r.outage[s.name].Milliseconds())
+	}
+	fmt.Fprintf(&b, " reads %-4d failed %2d writes (%d unknown, %d in effect) %d reads", r.readGap.Milliseconds(), r.writes, r.unknown, r.inEffect, r.reads)
+	if r.asynchronous {
+		fmt.Fprintf(&b, " lost %d", r.lost)
+	}
+	if r.backward {
+		fmt.Fprintf(&b, " missed %d", r.missed)
+	}
+	fmt.Fprintf(&b, "  %.1f s", r.took.Seconds())
+	return b.String()
 }
 
 // table sums up by kind.
@@ -28,25 +39,44 @@ func table(out io.Writer, results []result) {
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer w.Flush()
-	fmt.Fprintln(w, "kind\truns\toutage ms, median\tmost\tproxied, median\tmost\treads without answer ms, most\tfailed writes\treads\t")
+	fmt.Fprint(w, "kind\truns\toutage ms, median: ")
+	for _, s := range settings {
+		fmt.Fprintf(w, "%s\t", s.name)
+	}
+	fmt.Fprintln(w, "most\treads\tfailed writes\tunknown\tin effect\tlost\tfailed reads\tmissed\t")
 	for _, k := range kinds {
-		var direct, proxied, reads []int64
-		runs, failedWrites, failedReads := 0, 0, 0
+		var of []result
 		for _, r := range results {
-			if r.name != k.name {
-				continue
+			if r.name == k.name {
+				of = append(of, r)
 			}
-			runs++
-			direct = append(direct, r.outage["direct"].Milliseconds())
-			proxied = append(proxied, r.outage["proxied"].Milliseconds())
-			reads = append(reads, r.readGap.Milliseconds())
-			failedWrites, failedReads = failedWrites+r.writes, failedReads+r.reads
 		}
-		if runs > 0 {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", k.name, runs, median(direct), slices.Max(direct),
-				median(proxied), slices.Max(proxied), slices.Max(reads), failedWrites, failedReads)
+		if len(of) > 0 {
+			row(w, k.name, of)
 		}
 	}
+}
+
+// row sums up failovers of one kind.
+func row(w io.Writer, name string, of []result) {
+	fmt.Fprintf(w, "%s\t%d\t", name, len(of))
+	var most int64
+	for _, s := range settings {
+		var outages []int64
+		for _, r := range of {
+			outages = append(outages, r.outage[s.name].Milliseconds())
+		}
+		most = max(most, slices.Max(outages))
+		fmt.Fprintf(w, "%d\t", median(outages))
+	}
+	var sum result
+	for _, r := range of {
+		sum.readGap = max(sum.readGap, r.readGap)
+		sum.writes, sum.unknown, sum.inEffect = sum.writes+r.writes, sum.unknown+r.unknown, sum.inEffect+r.inEffect
+		sum.lost, sum.reads, sum.missed = sum.lost+r.lost, sum.reads+r.reads, sum.missed+r.missed
+	}
+	fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n",
+		most, sum.readGap.Milliseconds(), sum.writes, sum.unknown, sum.inEffect, sum.lost, sum.reads, sum.missed)
 }
 
 // median returns the upper of two.
@@ -64,14 +94,16 @@ func (g *game) autopsy() string {
 			fmt.Fprintln(&b, "  ", line)
 		}
 		fmt.Fprintln(&b, "and was told in this round:")
-		for _, event := range s.history() {
+		for _, event := range s.told() {
 			fmt.Fprintln(&b, "  ", event)
 		}
 	}
 	for _, n := range g.nodes {
 		fmt.Fprintf(&b, "%s, %s, %s; its log ends:\n", n.Name(), n.Addr(), condition(n))
 		content, _ := os.ReadFile(filepath.Join(g.cluster.Dir(), n.Name(), "log")) // without it there is less to see
-		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(content)), "\n"), func(line string) bool {
+			return strings.Contains(line, " LOG:  duration: ")
+		})
 		for _, line := range lines[max(0, len(lines)-logTail):] {
 			fmt.Fprintln(&b, "  ", line)
 		}

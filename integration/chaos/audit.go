@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pghasql/hasql/internal/pgcluster"
+)
+
+const (
+	someSQL = `select register, version, mark from history where mark = any($1)`
+	allSQL  = `select register, version, mark from history`
+)
+
+// audit compares what clients did and saw since the last audit with the master's history, and counts what it finds.
+func (f *failover) audit(ctx context.Context, res *result) error {
+	claims, seen := f.book.due()
+	var marks []int64
+	for _, c := range claims {
+		marks = append(marks, c.mark)
+	}
+	for s := range seen {
+		marks = append(marks, s.mark)
+	}
+	history, err := f.history(ctx, f.nodes[f.next], someSQL, marks)
+	if err != nil {
+		return err
+	}
+	by := byMark(history)
+	for _, c := range claims {
+		made := by[c.mark]
+		if len(made) == 0 && f.asynchronous && c.excusable(f.next) {
+			c.outcome = lost
+			res.lost++
+		}
+		if c.outcome == unknown {
+			res.unknown++
+			res.inEffect += min(1, len(made))
+		}
+		if f.orderly && c.alone && c.outcome == refused && c.err != errBeaten {
+			f.book.accuse("write %d (%s) was not asked again: %v", c.mark, c.by, c.err)
+		}
+		if problem := c.wrong(made); problem != "" {
+			f.book.accuse("%s", problem)
+		}
+	}
+	for s, reader := range seen {
+		if !f.asynchronous && !slices.Contains(by[s.mark], s) {
+			f.book.accuse("%s: saw %v, made by write %d, which never was: %v", reader, s, s.mark, by[s.mark])
+		}
+	}
+	return nil
+}
+
+// history asks a node.
+func (g *game) history(ctx context.Context, n *pgcluster.Node, sql string, args ...any) ([]change, error) {
+	conn, err := n.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (c change, err error) {
+		err = row.Scan(&c.register, &c.version, &c.mark)
+		return c, err
+	})
+}
+
+// inspect compares all that clients did with the whole history, and the replicas' with the master's. The clients rest.
+func (g *game) inspect(ctx context.Context) error {
+	master := g.nodes[g.master.Load().node]
+	truth, err := g.history(ctx, master, allSQL)
+	if err != nil {
+		return err
+	}
+	for _, problem := range judge(g.book.claims, truth) {
+		g.book.accuse("%s", problem)
+	}
+	for _, n := range g.nodes {
+		if n == master {
+			continue
+		}
+		if err := n.WaitStreaming(ctx, master); err != nil {
+			return err
+		}
+		copied, err := g.history(ctx, n, allSQL)
+		if err != nil {
+			return err
+		}
+		if !same(copied, truth) {
+			g.book.accuse("the history on %s is not the one on %s", n.Name(), master.Name())
+		}
+	}
+	return nil
+}
+
+// same reports whether two histories hold the same changes, in whatever order.
+func same(a, b []change) bool {
+	count := make(map[change]int)
+	for _, c := range a {
+		count[c]++
+	}
+	for _, c := range b {
+		count[c]--
+	}
+	for _, n := range count {
+		if n != 0 {
+			return false
+		}
+	}
+	return true
+}
