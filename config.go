@@ -144,6 +144,7 @@ type NodeConfig struct {
 // pool_max_conn_lifetime_jitter a tenth of the lifetime, pool_health_check_period 5 s, keep-alive 1 s × 3,
 // tcp_user_timeout hasql_down_timeout.
 //
+// An empty DSN leads to the default host, as in libpq, and a warning says so unless the environment names a host or service.
 // A DSN that makes no sense is refused with a [*ConfigError] that names every problem and holds no part of the DSN that
 // could be a password.
 func ParseConfig(dsn string) (*Config, error) {
@@ -206,6 +207,9 @@ func ParseConfig(dsn string) (*Config, error) {
 	problems = append(problems, c.problems()...)
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: unique(problems)}
+	}
+	if namesNothing(dsn) {
+		c.warnings = append(c.warnings, fmt.Sprintf("the DSN is empty: as in libpq the default host is used (%s)", c.Nodes[0].Name))
 	}
 	if lastPortOnly(dsn) {
 		c.warnings = append(c.warnings, fmt.Sprintf("only the last host of the DSN has a port: as in libpq the others use 5432 (%s)",
@@ -334,7 +338,7 @@ func (c *Config) problems() (list []string) {
 		refuse("MasterAsReplicaWeight must be from 0 to 1, not %v", w)
 	}
 	if c.Target > TargetPreferReplica {
-		refuse("Target: %v is none", c.Target)
+		refuse("Target: %d is not a target", c.Target)
 	}
 	seen := make(map[string]bool)
 	for i, n := range c.Nodes {

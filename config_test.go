@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -387,6 +388,30 @@ func TestParseConfigWarnsOfAPortForTheLastHostAlone(t *testing.T) {
 	}
 }
 
+func TestEmptyDSNIsTold(t *testing.T) {
+	isolate(t)
+	warned := func(dsn string) bool {
+		t.Helper()
+		c, err := ParseConfig(dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(c.warnings, func(w string) bool {
+			return strings.HasPrefix(w, "the DSN is empty") && strings.Contains(w, c.Nodes[0].Name)
+		})
+	}
+	if !warned("") || !warned(" \n") {
+		t.Error("an empty DSN was not told")
+	}
+	if warned("dbname=d") || warned("postgres://") {
+		t.Error("a DSN that says something was taken for an empty one")
+	}
+	t.Setenv("PGHOST", "h1")
+	if warned("") {
+		t.Error("the environment names a host")
+	}
+}
+
 func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 	isolate(t)
 	multi, err := pgxpool.ParseConfig("postgres://u@h1,h2/db?sslmode=disable")
@@ -403,7 +428,7 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 	}
 	plain := one(func(*pgxpool.Config) {})
 	for name, config := range map[string]*Config{
-		`Target: no target`:                                      {Target: 99},
+		`Target: 99 is not a target`:                             {Target: 99},
 		`Nodes: "h1:5432" is named twice`:                        {Nodes: []NodeConfig{{Pool: plain}, {Name: "h1:5432", Pool: plain}}},
 		"pool_max_conns must be at least 1, not 0":               {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.MaxConns = 0 })}}},
 		"pool_ping_timeout must not be negative":                 {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.PingTimeout = -1 })}}},

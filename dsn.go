@@ -236,6 +236,13 @@ func lastPortOnly(dsn string) bool {
 	return last > 0 && withPort(parts[last]) && !slices.ContainsFunc(parts[:last], withPort)
 }
 
+// namesNothing reports whether a DSN is empty and the environment has nothing in its place. That is allowed, and more often
+// a variable of the service that was not set.
+func namesNothing(dsn string) bool {
+	named := func(env string) bool { return os.Getenv(env) != "" }
+	return strings.TrimSpace(dsn) == "" && !slices.ContainsFunc([]string{"PGHOST", "PGHOSTADDR", "PGSERVICE"}, named)
+}
+
 var scheme = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://`)
 
 func unknownScheme(dsn string) string {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,14 +48,19 @@ type NoNodeError struct {
 
 func (e *NoNodeError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "hasql: no %s within %v (%v)", e.Wanted, e.Waited.Round(time.Millisecond), e.cause)
+	waited := "within " + e.Waited.Round(time.Millisecond).String()
+	if e.Waited < time.Millisecond {
+		waited = "and no time to wait"
+	}
+	fmt.Fprintf(&b, "hasql: no %s %s (%v)", e.Wanted, waited, e.cause)
 	for i := range e.Nodes {
 		n := &e.Nodes[i]
 		b.WriteString("; ")
 		b.WriteString(n.String())
 		if err := e.tried[n.Name]; err != nil {
-			b.WriteString(": ")
-			b.WriteString(oneLine(err.Error()))
+			if text := oneLine(err.Error()); n.Cause == nil || !strings.HasSuffix(text, oneLine(n.Cause.Error())) {
+				b.WriteString(": " + text)
+			}
 		}
 	}
 	return b.String()
@@ -88,15 +96,57 @@ func (e *NodeDownError) Error() string {
 
 // connectError is a connection that could not be made. It stands for pgx's error, which carries the whole configuration,
 // with its password, for whoever encodes the error by reflection; this has only what happened.
-type connectError struct{ err error }
+type connectError struct {
+	err  error
+	host string // of the node
+	port uint16
+}
 
-func (e *connectError) Error() string { return oneLine(e.err.Error()) }
+// Error tells each cause once, and without the node's address if its name says it already. pgx repeats the address, and
+// the whole for each attempt: one with TLS and one without, or one for each address of a name.
+func (e *connectError) Error() string {
+	var causes []string
+	for _, err := range attempts(e.err) {
+		causes = append(causes, e.brief(err))
+	}
+	return strings.Join(unique(causes), ", then ")
+}
+
 func (e *connectError) Unwrap() error { return e.err }
+
+// attempts returns the errors that pgx has joined.
+func attempts(err error) (list []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	for _, err := range joined.Unwrap() {
+		list = append(list, attempts(err)...)
+	}
+	return list
+}
+
+// brief shortens what pgx says of one attempt: "10.0.0.1:5432 (pg1): dial error: dial tcp 10.0.0.1:5432: connect: …".
+func (e *connectError) brief(err error) string {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return strings.Replace(dns.Error(), "lookup "+dns.Name, "lookup", 1)
+	}
+	text := oneLine(err.Error())
+	addr, cause, ok := strings.Cut(text, " ("+e.host+"): ")
+	if !ok {
+		return text
+	}
+	cause = regexp.MustCompile(`(dial|read|write) \S+ (\S+->)?`+regexp.QuoteMeta(addr)+`: `).ReplaceAllString(cause, "")
+	if addr == net.JoinHostPort(e.host, strconv.Itoa(int(e.port))) {
+		return cause
+	}
+	return addr + ": " + cause
+}
 
 // redacted returns err without a configuration in it.
 func redacted(err error) error {
 	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return &connectError{connect.Unwrap()}
+		return &connectError{connect.Unwrap(), connect.Config.Host, connect.Config.Port}
 	}
 	return err
 }

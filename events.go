@@ -55,7 +55,7 @@ func (pm *PoolManager) announce(prev, next *Snapshot) {
 		if old, new := prev.nodes[i].Report.Pooler, next.nodes[i].Report.Pooler; !old && new {
 			name := next.nodes[i].Name
 			pm.events.add(func() {
-				pm.log.Warn("a pooler stands before this node: its parameter statuses are not believed, so probes and errors alone tell of changes", zap.String("node", name))
+				pm.log.Warn("this node is reached through a connection pooler: probes and errors alone tell of its changes", zap.String("node", name))
 			})
 		}
 		if old, new := prev.nodes[i].Report.Limited, next.nodes[i].Report.Limited; old == nil && new != nil {

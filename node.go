@@ -148,7 +148,7 @@ func (n *NodeState) Free() int {
 func (n *NodeState) heard() bool { return !n.CheckedAt.IsZero() }
 
 // String describes the node on one line without its connections' secrets, as errors show it.
-func (n *NodeState) String() string {
+func (n NodeState) String() string {
 	var b strings.Builder
 	b.WriteString(n.Name)
 	b.WriteByte(' ')

@@ -122,14 +122,14 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		if after != nil {
 			if err := after(ctx, c); err != nil && c.IsClosed() {
-				return &connectError{err} // most likely not the hook's mistake
+				return &connectError{err: err} // most likely not the hook's mistake
 			} else if err != nil {
 				return err
 			}
 		}
 		if _, lately := n.traffic.lastLoss(); lately && n.traffic.pooled.Load() {
 			if err := n.ping(ctx, c.Ping); err != nil { // a pooler lets clients in though its server is gone
-				return &connectError{err}
+				return &connectError{err: err}
 			}
 		}
 		if down := n.severed.Load(); down != nil {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
+
+	"github.com/pghasql/hasql/internal/human"
 )
 
 // PoolManager is a pool of connections to a cluster: one pgxpool.Pool for each node, and the knowledge which node is the
@@ -171,14 +173,23 @@ func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
 	case masters > len(pm.pools) || replicas > len(pm.pools) || masters+replicas > len(pm.pools):
 		return fmt.Errorf("hasql: Ready(%d, %d): there are only %d nodes", masters, replicas, len(pm.pools))
 	}
-	wanted := fmt.Sprintf("%d masters and %d replicas", masters, replicas)
-	if all {
-		wanted = "full set of nodes"
-	}
-	return pm.await(ctx, wanted, func(s *Snapshot) bool {
+	return pm.await(ctx, setOf(masters, replicas), func(s *Snapshot) bool {
 		m, r := s.MasterCount(), s.ReplicaCount()
 		return all && m+r == len(pm.pools) || !all && m >= masters && r >= replicas
 	})
+}
+
+// setOf says in an error what Ready waits for.
+func setOf(masters, replicas int) string {
+	switch [2]int{masters, replicas} {
+	case [2]int{-1, -1}:
+		return "full set of nodes"
+	case [2]int{1, 0}:
+		return TargetMaster.String()
+	case [2]int{0, 1}:
+		return TargetReplica.String()
+	}
+	return fmt.Sprintf("set of %s and %s", human.Count(masters, "master"), human.Count(replicas, "replica"))
 }
 
 // WaitNextCheck blocks until every node has been probed, successfully or not, by a probe that began after the call, or

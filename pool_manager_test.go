@@ -267,7 +267,7 @@ func TestReadyTellsThePresent(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		err := pm.Ready(ctx, 1, 1)
-		if _, ok := errors.AsType[*NoNodeError](err); !ok || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no 1 masters and 1 replicas within 1s") {
+		if _, ok := errors.AsType[*NoNodeError](err); !ok || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no set of 1 master and 1 replica within 1s") {
 			t.Errorf("without a master: %v", err)
 		}
 		if err := pm.Ready(t.Context(), 0, 2); err != nil {

@@ -1,5 +1,7 @@
 package hasql
 
+import "fmt"
+
 // Target is the kind of node that work is meant for.
 type Target uint8
 
@@ -18,7 +20,7 @@ const (
 
 func (t Target) String() string {
 	if int(t) >= targets {
-		return "no target"
+		return fmt.Sprintf("Target(%d)", uint8(t))
 	}
 	return [...]string{"node", "master", "replica", "replica or master"}[t]
 }

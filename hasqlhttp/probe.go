@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/human"
 )
 
 // Ready answers a readiness probe: 200 while there are at least so many masters and replicas, otherwise 503 with a line for
@@ -54,7 +55,8 @@ func explain(e *hasql.NoNodeError) string {
 	for _, n := range e.Nodes {
 		roles[n.Role]++
 	}
-	fmt.Fprintf(&b, "not ready: wanted %s, there are %d and %d", e.Wanted, roles[hasql.RoleMaster], roles[hasql.RoleReplica])
+	fmt.Fprintf(&b, "not ready: no %s; there are %s and %s", e.Wanted,
+		human.Count(roles[hasql.RoleMaster], "master"), human.Count(roles[hasql.RoleReplica], "replica"))
 	for _, n := range e.Nodes {
 		fmt.Fprintf(&b, "\n%s %s %s", n.Name, n.Status, n.Role)
 		if n.Cause != nil {

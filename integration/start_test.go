@@ -90,10 +90,10 @@ func (m *manager) silentAbout(password string, errs ...error) {
 	}
 	events, _ := m.seen()
 	for _, e := range events {
-		texts = append(texts, e.String(), fmt.Sprintf("%+v %+v", e.old, e.new))
+		texts = append(texts, e.String(), fmt.Sprintf("%#v %#v", e.old, e.new))
 	}
 	for _, node := range m.Stat().Nodes {
-		texts = append(texts, node.String(), fmt.Sprintf("%+v", node))
+		texts = append(texts, node.String(), fmt.Sprintf("%#v", node))
 	}
 	for _, text := range texts {
 		for _, form := range []string{password, url.QueryEscape(password), url.PathEscape(password)} {
@@ -147,17 +147,20 @@ func TestWrongCredentialsAreToldByNodeAndCause(t *testing.T) {
 	right.silentAbout(secret, acquireWithin(t, right, testContext(t)))
 
 	const wrong = "wr0ng-Pa55w0rd"
+	wrongPassword := strings.Replace(n.DSN(), url.UserPassword("postgres", secret).String(), "postgres:"+wrong, 1)
 	for name, test := range map[string]struct {
 		dsn, code, says, password string
 	}{
-		"password":                     {strings.Replace(n.DSN(), url.UserPassword("postgres", secret).String(), "postgres:"+wrong, 1), "28P01", "password authentication failed", wrong},
+		"password":                     {wrongPassword, "28P01", "password authentication failed", wrong},
+		"password, sslmode=prefer":     {strings.Replace(wrongPassword, "sslmode=disable", "", 1), "28P01", "password authentication failed", wrong},
 		"database":                     {strings.Replace(n.DSN(), "/postgres?", "/nowhere?", 1), "3D000", "nowhere", secret},
 		"user":                         {strings.Replace(n.DSN(), "//postgres:", "//nobody:", 1), "28P01", "nobody", secret},
 		"setting meant for the server": {n.DSN() + "&no_such_setting=1", "42704", "no_such_setting", secret},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := open(t, test.dsn, budget(300*time.Millisecond))
-			err := hopeless(t, m, n.Addr()+" suspect", test.code, test.says)
+			err := hopeless(t, m, n.Addr()+" suspect")
+			toldOnce(t, err, n.Addr(), test.code, test.says)
 			if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != test.code {
 				t.Errorf("the server's error is not in the chain of %v", err)
 			}
@@ -172,13 +175,17 @@ func TestUnreachableNodesAreToldByNodeAndCause(t *testing.T) {
 	refused := listener.Addr().String()
 	must(t, listener.Close())
 	for name, test := range map[string]struct{ addr, status, says string }{
-		"refused":      {refused, "down", "refused"},
-		"unresolvable": {"no-such-host.invalid:5432", "suspect", "no-such-host.invalid"},
+		"refused":      {refused, "down", "connection refused"},
+		"unresolvable": {"no-such-host.invalid:5432", "suspect", "lookup"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := open(t, "postgres://postgres:"+url.QueryEscape(secret)+"@"+test.addr+"/postgres?sslmode=disable", budget(300*time.Millisecond), quickly)
-			err := hopeless(t, m, test.addr+" "+test.status, test.says)
-			m.silentAbout(secret, err)
+			for _, sslmode := range []string{"disable", "prefer", "verify-full"} {
+				m := open(t, "postgres://postgres:"+url.QueryEscape(secret)+"@"+test.addr+"/postgres?sslmode="+sslmode, budget(300*time.Millisecond), quickly)
+				err := hopeless(t, m, test.addr+" "+test.status)
+				host, _, _ := net.SplitHostPort(test.addr)
+				toldOnce(t, err, host, test.says)
+				m.silentAbout(secret, err)
+			}
 		})
 	}
 }

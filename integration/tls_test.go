@@ -275,7 +275,7 @@ func TestRefusedCertificatesAreToldByNodeAndCause(t *testing.T) {
 		4: "server refused TLS connection",
 	} {
 		if i > 0 {
-			toldOnce(t, err, s.at(i).name+" suspect", cause)
+			toldOnce(t, err, s.host(s.Nodes()[i])+":", s.at(i).name+" suspect", cause)
 		}
 	}
 	if !isA[x509.HostnameError](err) || !isA[x509.UnknownAuthorityError](err) || !isA[x509.CertificateInvalidError](err) {

@@ -30,6 +30,14 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
 }
 
+// Count writes how many there are of what: 1 master, 2 masters.
+func Count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 // Bytes writes n in powers of 1024: 812 B, 1.5 KiB, 16.0 MiB.
 func Bytes(n uint64) string {
 	if n < 1024 {

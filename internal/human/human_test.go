@@ -40,3 +40,11 @@ func TestBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestCount(t *testing.T) {
+	for n, want := range map[int]string{0: "0 masters", 1: "1 master", 2: "2 masters"} {
+		if got := Count(n, "master"); got != want {
+			t.Errorf("%d: %q", n, got)
+		}
+	}
+}
