@@ -4,6 +4,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -137,29 +138,46 @@ func warm(b *testing.B, acquire acquirer, rounds int) {
 // compare runs both in turn, in blocks short enough for a drift of the machine to hit both alike, and reports the median
 // block of each, their difference and ratio, and the allocations of each.
 func compare(b *testing.B, pgxpool, hasql func()) {
-	const block = 500
+	compareBlocks(b, inTurn(pgxpool), inTurn(hasql))
+}
+
+// block is how many operations are timed at once: divisible by the goroutines of any crowd.
+const block = 512
+
+func inTurn(f func()) func(n int) {
+	return func(n int) {
+		for range n {
+			f()
+		}
+	}
+}
+
+// compareBlocks is compare of what does n operations at once.
+func compareBlocks(b *testing.B, pgxpool, hasql func(n int)) {
 	theirs, ours := new(series), new(series)
 	for b.Loop() {
-		theirs.add(block, pgxpool)
-		ours.add(block, hasql)
+		theirs.add(pgxpool)
+		ours.add(hasql)
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(theirs.median(), "pgxpool-ns")
 	b.ReportMetric(ours.median(), "hasql-ns")
 	b.ReportMetric(ours.median()-theirs.median(), "more-ns")
 	b.ReportMetric(ours.median()/theirs.median(), "ratio")
-	b.ReportMetric(testing.AllocsPerRun(block, pgxpool), "pgxpool-allocs")
-	b.ReportMetric(testing.AllocsPerRun(block, hasql), "hasql-allocs")
+	b.ReportMetric(allocs(pgxpool), "pgxpool-allocs")
+	b.ReportMetric(allocs(hasql), "hasql-allocs")
+}
+
+func allocs(f func(n int)) float64 {
+	return math.Round(testing.AllocsPerRun(100, func() { f(block) }) / block)
 }
 
 // series are the times per operation of many blocks.
 type series struct{ times []float64 }
 
-func (s *series) add(block int, f func()) {
+func (s *series) add(f func(n int)) {
 	start := time.Now()
-	for range block {
-		f()
-	}
+	f(block)
 	s.times = append(s.times, float64(time.Since(start).Nanoseconds())/float64(block))
 }
 
