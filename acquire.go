@@ -97,8 +97,8 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 	}
 	defer r.pm.waits[r.want.target].record(started, &err)
 
-	failed := make(map[int]error) // nodes that fit but could not be connected to, since things last changed
-	tried := make(map[string]error)
+	var failed map[int]error // nodes that fit but could not be connected to, since things last changed
+	var tried map[string]error
 	for round := 0; ; {
 		t := r.current()
 		if t.snapshot.closed {
@@ -107,13 +107,14 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 		if ctx.Err() != nil {
 			return nil, r.pm.noNode(ctx, r.want.target.String(), started, tried)
 		}
-		choice := t.choice
+		choice := &t.choice
 		if len(failed) > 0 {
-			choice = t.snapshot.candidates(&r.want, failed)
+			left := t.snapshot.candidates(&r.want, failed)
+			choice = &left
 		}
 		c := first
 		if first = nil; c == nil || t.snapshot != picked {
-			c = r.pick(&choice)
+			c = r.pick(choice)
 		}
 		if c == nil {
 			if r.pause(ctx, t.snapshot, len(failed) > 0, round) {
@@ -122,21 +123,20 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 			clear(failed)
 			continue
 		}
-		service := r.pm.pools[c.index].service.Load()
-		if !r.fits(c) {
-			continue // it changed before we got hold of its service, which therefore would not tell us
-		}
-		conn, err := r.pm.pools[c.index].borrow(ctx, service)
+		conn, c, err := r.borrow(ctx, c, choice, failed, started)
 		switch {
 		case err == nil && r.fits(c):
 			r.count(c)
 			return conn, nil
 		case err == nil:
 			conn.Release() // it changed while we waited for it
-		case ctx.Err() != nil, is[*retiredError](err), r.pm.cluster.snapshot().closed:
+		case ctx.Err() != nil, err == errChanged, is[*retiredError](err), r.pm.cluster.snapshot().closed:
 		case is[*lostConnError](err):
 			r.pm.hint(c.index)
 		case isDialError(err):
+			if failed == nil {
+				failed, tried = make(map[int]error), make(map[string]error)
+			}
 			failed[c.index], tried[c.Name] = err, redacted(err)
 			r.pm.hint(c.index)
 		default:

@@ -23,6 +23,7 @@ func (w *want) volatile() bool { return w.maxLag > 0 || w.atLeast > 0 }
 // choice is what there is to pick from.
 type choice struct {
 	fit     []Candidate
+	all     []Candidate // of every zone, where fit are those of one
 	settled []Candidate // of fit, those that are not rising; nil if none is
 	masters []Candidate // what the share masterWeight of reads goes to
 }
@@ -33,19 +34,22 @@ func (s *Snapshot) candidates(w *want, failed map[int]error) (c choice) {
 	reads := func(n *NodeState) bool { return n.Role == RoleReplica && w.fresh(n) && failed[n.index] == nil }
 	switch w.target {
 	case TargetMaster:
-		c.fit = s.having(masters, w.zone)
+		c.fit, c.all = s.having(masters, w.zone)
 	case TargetAny:
-		c.fit = s.having(func(n *NodeState) bool { return masters(n) || reads(n) }, w.zone)
+		c.fit, c.all = s.having(func(n *NodeState) bool { return masters(n) || reads(n) }, w.zone)
 	default:
-		c.fit = s.having(reads, w.zone)
+		c.fit, c.all = s.having(reads, w.zone)
 		if w.masterWeight > 0 {
-			c.masters = s.having(masters, "")
+			c.masters, _ = s.having(masters, "")
 		}
 		if len(c.fit) == 0 && (w.fallbackMaster || w.target == TargetPreferReplica) {
-			c.fit = s.having(masters, "")
+			c.fit, c.all = s.having(masters, "")
 		}
 	}
 	c.settled = s.settledOf(c.fit)
+	if len(c.all) > len(c.fit) {
+		s.settledOf(c.all)
+	}
 	return c
 }
 
@@ -56,9 +60,8 @@ func (w *want) fresh(n *NodeState) bool {
 	return (w.maxLag == 0 || told && n.LagTime <= w.maxLag) && n.Report.LSN >= w.atLeast
 }
 
-// having returns the nodes that are up and fit, those of the zone alone if there are any.
-func (s *Snapshot) having(fits func(*NodeState) bool, zone string) []Candidate {
-	var all, near []Candidate
+// having returns the nodes that are up and fit: those of the zone alone if there are any, and those of all zones.
+func (s *Snapshot) having(fits func(*NodeState) bool, zone string) (near, all []Candidate) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if n.Status != StatusUp || !fits(n) {
@@ -70,10 +73,10 @@ func (s *Snapshot) having(fits func(*NodeState) bool, zone string) []Candidate {
 			near = append(near, c)
 		}
 	}
-	if len(near) > 0 {
-		all = near
+	if len(near) == 0 {
+		near = all
 	}
-	return prepared(all)
+	return prepared(near), all
 }
 
 // riseTime is how long the share of reads of a node that has come back takes to grow to the full.

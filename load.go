@@ -17,6 +17,26 @@ type nodeLoad struct {
 func (l *nodeLoad) inUse() int { return int(l.lent.Load()) }
 func (l *nodeLoad) free() int  { return l.limit - int(l.lent.Load()) }
 
+// idle reports whether a connection is open that nobody has or asks for.
+func (l *nodeLoad) idle() bool { return l.lent.Load() < l.open.Load() }
+
+// claim counts one more connection as lent if the pool can have it.
+func (l *nodeLoad) claim() bool {
+	if l.lent.Add(1) <= int64(l.limit) {
+		return true
+	}
+	l.lent.Add(-1)
+	return false
+}
+
+// served returns how many connections were lent until now.
+func (l *nodeLoad) served() (n int64) {
+	for t := range l.acquires {
+		n += l.acquires[t].Load()
+	}
+	return n
+}
+
 // lessThan compares how full two pools are.
 func (l *nodeLoad) lessThan(o *nodeLoad) bool {
 	return l.inUse()*o.limit < o.inUse()*l.limit

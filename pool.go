@@ -39,6 +39,7 @@ type nodePool struct {
 	atLeast     int           // connections that the pool shall have open
 	filling     atomic.Int32  // whether they are being opened
 	waiting     atomic.Int64  // acquires that may have to wait
+	lookout     lookout
 
 	ended atomic.Int64 // sockets of which nothing can be read any more, and which are not closed yet
 
@@ -47,14 +48,64 @@ type nodePool struct {
 	leak    leak
 }
 
+// service is a time during which a node stays what it is.
 type service struct {
-	context.Context
-	end context.CancelCauseFunc
+	mu    sync.Mutex
+	over  error // why it has ended
+	waits map[*bound]struct{}
 }
 
-func newService() *service {
-	ctx, end := context.WithCancelCause(context.Background())
-	return &service{ctx, end}
+func newService() *service { return &service{waits: make(map[*bound]struct{})} }
+
+// end ends the service and every context that is bound to it.
+func (s *service) end(cause error) {
+	s.mu.Lock()
+	waits := s.waits
+	s.over, s.waits = cause, nil
+	s.mu.Unlock()
+	for b := range waits {
+		b.end(cause)
+	}
+}
+
+// bound is a context that ends with another one, or with a service and a retiredError as its cause. It stands for
+// context.AfterFunc on a context that is the service, which takes more time and memory.
+type bound struct {
+	context.Context
+	end     context.CancelCauseFunc
+	service *service
+	place   *place // of which this is the context, if it may look for a better one
+}
+
+func (b *bound) bind(ctx context.Context, s *service) {
+	b.Context, b.end = context.WithCancelCause(ctx)
+	b.service = s
+	s.mu.Lock()
+	over := s.over
+	if over == nil {
+		s.waits[b] = struct{}{}
+	}
+	s.mu.Unlock()
+	if over != nil {
+		b.end(over)
+	}
+}
+
+type boundKey struct{}
+
+// Value makes it known that a context is bound, also to those who get no more than its values.
+func (b *bound) Value(key any) any {
+	if key == (boundKey{}) {
+		return b
+	}
+	return b.Context.Value(key)
+}
+
+func (b *bound) release() {
+	b.service.mu.Lock()
+	delete(b.service.waits, b)
+	b.service.mu.Unlock()
+	b.end(nil)
 }
 
 // newNodePool makes the pool of a node out of the user's configuration, which it changes: the user's hooks and tracer
@@ -94,6 +145,9 @@ func newNodePool(ctx context.Context, node NodeConfig, hint, unheard, contradict
 func (n *nodePool) hookConnects(config *pgxpool.Config) {
 	before, after, closing, tracer := config.BeforeConnect, config.AfterConnect, config.BeforeClose, config.ConnConfig.Tracer
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
+		if !awaited(ctx) {
+			return errNotAwaited
+		}
 		c.Tracer = tracer
 		if before != nil {
 			if err := before(ctx, c); err != nil {
@@ -166,10 +220,19 @@ func (n *nodePool) unpooled(c *pgx.Conn) {
 	}
 }
 
+// errNotAwaited refuses the dial that pgxpool would make for tryBorrow, where a connection is past its lifetime or has
+// just been closed for having been idle: nothing but the caller's context would end it.
+var errNotAwaited = errors.New("not dialled for an acquire that does not wait")
+
+// awaited reports whether a dial is made for somebody who waits for it under a bound context, or for pgxpool itself, which
+// keeps MinConns under a context with a deadline. Of an acquire's context puddle hands on the values alone.
+func awaited(ctx context.Context) bool {
+	_, pools := ctx.Deadline()
+	return pools || ctx.Value(boundKey{}) != nil
+}
+
 // tryBorrow gets a connection without waiting, or none. It is the path of nearly every acquire: as long as no more are
-// asked for than are open, one is idle, so neither a timer nor a derived context is needed. What it may come to wait for
-// all the same is bounded: a connection that turns out to be past its lifetime costs a dial, and ConnectTimeout ends that.
-// What a ping took is spent of the caller's budget; the rest takes no time, and is not worth a look at the clock.
+// asked for than are open, one is idle, so neither a timer nor a derived context is needed. What a ping took is spent of the caller's budget; the rest takes no time, and is not worth a look at the clock.
 func (n *nodePool) tryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent time.Duration) {
 	if !n.simple {
 		return nil, 0
@@ -194,34 +257,21 @@ func (n *nodePool) tryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent tim
 	return conn, time.Since(began)
 }
 
-// borrow gets a connection, for which it may wait until ctx or service ends. The service must be the one that the node
-// had before the caller last made sure that the node fits, so that no change in between is missed.
-func (n *nodePool) borrow(ctx context.Context, service *service) (*pgxpool.Conn, error) {
-	ctx, cancel := service.bound(ctx)
-	defer cancel()
+// borrow gets a connection, for which it may wait until the context of its place ends. The caller has counted it as lent.
+func (n *nodePool) borrow(p *place) (*pgxpool.Conn, error) {
 	n.waiting.Add(1)
 	defer n.waiting.Add(-1)
-	n.load.lent.Add(1)
-	conn, err := n.pool.Acquire(ctx)
+	conn, err := n.pool.Acquire(p)
 	if err != nil {
 		n.load.lent.Add(-1)
-		return nil, cmp.Or(retired(ctx), err)
+		return nil, cmp.Or(retired(p), err)
 	}
-	if err := n.prove(ctx, conn); err != nil {
+	p.keep()
+	if err := n.prove(p, conn); err != nil {
 		conn.Release()
-		return nil, cmp.Or(retired(ctx), err)
+		return nil, cmp.Or(retired(p), err)
 	}
 	return conn, nil
-}
-
-// bound returns a context that ends with ctx, or with the service and a retiredError as its cause.
-func (s *service) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s, func() { cancel(context.Cause(s)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
 }
 
 // retired returns the retiredError of a bound context that ended because the service did, else nil.
@@ -241,8 +291,14 @@ func (n *nodePool) doubt(should func(context.Context, pgxpool.ShouldPingParams) 
 	}
 	return func(ctx context.Context, p pgxpool.ShouldPingParams) bool {
 		doubted := should(ctx, p) || n.traffic.shaken(p.IdleDuration)
-		if !doubted || !n.simple {
+		if !n.simple {
+			if b, _ := ctx.Value(boundKey{}).(*bound); b != nil && b.place != nil {
+				b.place.keep() // a hook that works on this connection is not to be cut short for another one
+			}
 			return doubted
+		}
+		if !doubted {
+			return false
 		}
 		if _, already := n.unproven.LoadOrStore(p.Conn, nil); !already {
 			n.doubts.Add(1)
@@ -272,8 +328,10 @@ func (n *nodePool) prove(ctx context.Context, conn *pgxpool.Conn) error {
 
 // ping pings a connection until ctx, the service or PingTimeout ends.
 func (n *nodePool) ping(ctx context.Context, send func(context.Context) error) error {
-	ctx, cancel := n.service.Load().bound(ctx)
-	defer cancel()
+	var b bound
+	b.bind(ctx, n.service.Load())
+	defer b.release()
+	ctx = &b
 	if n.pingTimeout > 0 {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, n.pingTimeout)
@@ -328,8 +386,9 @@ func (n *nodePool) restore() {
 // only. Until it is through, reads go to other nodes if there are any. It gives way to whoever waits for a connection.
 func (n *nodePool) fill(goal int) {
 	defer n.filling.Add(-1)
-	ctx, cancel := n.service.Load().bound(context.Background())
-	defer cancel()
+	ctx := new(bound)
+	ctx.bind(context.Background(), n.service.Load())
+	defer ctx.release()
 	var held []*pgxpool.Conn
 	for n.load.open.Load() < int64(min(goal, n.load.limit)) && n.waiting.Load() == 0 {
 		n.load.lent.Add(1)

@@ -83,6 +83,83 @@ func TestAcquireTimeoutHoldsAfterABrokenConnectionWasReleased(t *testing.T) {
 	}
 }
 
+func TestAcquireTimeoutHoldsWhereTheConnectionIsPastItsLifetime(t *testing.T) {
+	for _, size := range []int32{1, 4} {
+		for ends, limit := range map[string]time.Duration{"the budget": 200 * time.Millisecond, "the service": time.Hour} {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+					p.MaxConns = size
+					p.MaxConnLifetime, p.MaxConnLifetimeJitter, p.HealthCheckPeriod = time.Minute, 0, time.Hour
+					p.ConnConfig.ConnectTimeout = 20 * time.Minute
+				}), func(config *Config) { config.AcquireTimeout = limit })
+				ready(t, pm)
+				acquire(t, pm.AcquireMaster).Release()
+				time.Sleep(2 * time.Minute)
+				c.Node("pg1").Freeze()
+				at(5*time.Second, c.Node("pg2").Promote)
+				var conn *pgxpool.Conn
+				var err error
+				took := timed(func() { conn, err = pm.AcquireMaster(t.Context()) })
+				switch {
+				case limit < time.Hour:
+					if _, ok := errors.AsType[*NoNodeError](err); !ok || took != limit {
+						t.Errorf("MaxConns %d: after %v: %v", size, took, err)
+					}
+				case err != nil:
+					t.Error(err)
+				default:
+					if got := nodeOf(t, conn); got != "pg2" || took > 5*time.Second+20*time.Millisecond {
+						t.Errorf("MaxConns %d: served by %s after %v, though %s had ended", size, got, took, ends)
+					}
+					conn.Release()
+				}
+				c.Node("pg1").Thaw()
+			})
+		}
+	}
+}
+
+func TestConnectionPastItsLifetimeIsReplacedUnseen(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+			p.MaxConnLifetime, p.MaxConnLifetimeJitter, p.HealthCheckPeriod = time.Minute, 0, time.Hour
+		}))
+		ready(t, pm)
+		for range 3 {
+			before := c.Node("pg1").Dials()
+			acquire(t, pm.AcquireMaster).Release()
+			acquire(t, pm.AcquireMaster).Release()
+			if n := c.Node("pg1").Dials() - before; n != 1 {
+				t.Errorf("%d dials", n)
+			}
+			time.Sleep(2 * time.Minute)
+		}
+	})
+}
+
+func TestHealthCheckOfThePoolMayDial(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) { p.MinConns = 3 }))
+		ready(t, pm)
+		time.Sleep(time.Minute)
+		for _, pid := range c.Node("pg1").PIDs()[2:] { // all but the monitor's and one
+			c.Node("pg1").Terminate(pid)
+		}
+		var conns []*pgxpool.Conn
+		for range 3 { // to find out
+			conns = append(conns, acquire(t, pm.AcquireMaster))
+		}
+		for _, conn := range conns {
+			_ = conn.Conn().Close(t.Context())
+			conn.Release()
+		}
+		time.Sleep(time.Minute)
+		if n := pm.Stat().Nodes[0].Pool.IdleConns(); n != 3 {
+			t.Errorf("%d idle connections", n)
+		}
+	})
+}
+
 // heldPicker picks a node by name. Once armed it takes its time, until the view is a newer one and the acquire picks once
 // more; that pick is held.
 type heldPicker struct {
