@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,6 +45,9 @@ const stateProbe = `select current_setting('transaction_read_only'),
  ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) - '0/0'::pg_lsn)::int8,
  case when pg_is_in_recovery() then (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000000)::int8 end`
 
+// stateName is the prepared stateProbe.
+const stateName = "hasql_probe"
+
 // fullProbe asks besides for what cannot change while a connection lasts.
 const fullProbe = stateProbe + `,
  (select system_identifier from pg_control_system()),
@@ -71,11 +74,16 @@ func (StandardChecker) Check(ctx context.Context, conn *pgx.Conn) (Report, error
 		s = new(session)
 		pg.CustomData()[sessionKey] = s
 	}
-	switch {
-	case s.refusal != nil:
+	if s.refusal != nil {
 		return s.basic(ctx, pg)
-	case s.identity != nil:
-		return s.state(ctx, pg)
+	}
+	if s.identity != nil {
+		report, err := s.state(ctx, pg)
+		if !refused(err) || pg.IsClosed() {
+			return report, err
+		}
+		_ = pg.Deallocate(ctx, stateName) // it no longer knows the statement, or no longer allows it: begin anew
+		*s = session{}
 	}
 	report, err := s.full(ctx, pg)
 	if refused(err) && !pg.IsClosed() {
@@ -85,11 +93,12 @@ func (StandardChecker) Check(ctx context.Context, conn *pgx.Conn) (Report, error
 	return report, err
 }
 
-// refused reports whether a server cannot or may not answer a probe at all, in contrast to one that failed this time:
-// syntax errors, what is undefined or forbidden (class 42), and unsupported features (class 0A).
+// refused reports whether a server cannot or may not answer a probe at all, in contrast to one that failed this time, or is in
+// trouble: broken connections (class 08), conflicts with recovery (40), lack of resources (53), orders to stop (57) and
+// internal errors (XX).
 func refused(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (strings.HasPrefix(pgErr.Code, "42") || strings.HasPrefix(pgErr.Code, "0A"))
+	return ok && len(pgErr.Code) == 5 && !slices.Contains([]string{"08", "40", "53", "57", "XX"}, pgErr.Code[:2])
 }
 
 // full asks everything. Behind a pooler it is asked each time, for the server may be another one each time.
@@ -112,22 +121,15 @@ func (s *session) full(ctx context.Context, pg *pgconn.PgConn) (Report, error) {
 	return r, n.err
 }
 
-// state asks what can change, by a prepared statement. Should the server no longer know or allow it, a new connection
-// begins anew.
+// state asks what can change, by a prepared statement.
 func (s *session) state(ctx context.Context, pg *pgconn.PgConn) (r Report, err error) {
-	const name = "hasql_probe"
-	defer func() {
-		if is[*pgconn.PgError](err) {
-			_ = pg.Close(ctx)
-		}
-	}()
 	if !s.prepared {
-		if _, err := pg.Prepare(ctx, name, stateProbe, nil); err != nil {
+		if _, err := pg.Prepare(ctx, stateName, stateProbe, nil); err != nil {
 			return Report{}, err
 		}
 		s.prepared = true
 	}
-	row, err := only(pg.ExecPrepared(ctx, name, nil, nil, nil).Read(), 5)
+	row, err := only(pg.ExecPrepared(ctx, stateName, nil, nil, nil).Read(), 5)
 	if err != nil {
 		return Report{}, err
 	}

@@ -273,14 +273,14 @@ func (m *monitor) renew(ctx context.Context) {
 // maxRenewal is the longest time between two sessions that are made because of doubts, unless CheckInterval is longer.
 const maxRenewal = 5 * time.Second
 
-// dubious reports whether the last answer may be wrong of new sessions: the node refuses writes though it is not known to be
-// a standby, or takes them though a new session has been refused.
+// dubious reports whether the last answer may be wrong of new sessions: it was an error, the node refuses writes though it is
+// not known to be a standby, or it takes them though a new session has been refused.
 func (m *monitor) dubious() bool {
 	if m.contradicted.Load() {
 		return true
 	}
 	r := m.verdict.report
-	return r != nil && r.Role == RoleReplica && (!r.InRecovery || r.Limited != nil) &&
+	return r == nil || r.Role == RoleReplica && (!r.InRecovery || r.Limited != nil) &&
 		m.conn.PgConn().ParameterStatus("in_hot_standby") != "on"
 }
 

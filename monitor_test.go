@@ -108,7 +108,7 @@ func TestSupersededMasterStaysStaleWhateverItLeavesUnsaid(t *testing.T) {
 }
 
 func TestProbeThatFailedOnceIsAskedInFullAgain(t *testing.T) {
-	for _, code := range []string{"57014", "53200"} {
+	for _, code := range []string{"57014", "53200", "08P01", "40001", "XX000"} {
 		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 			pm := open(t, c)
 			ready(t, pm)
@@ -118,6 +118,51 @@ func TestProbeThatFailedOnceIsAskedInFullAgain(t *testing.T) {
 			n := pm.Stat().Nodes[0]
 			if n.Role != RoleMaster || n.Report.Timeline != 1 || n.Report.Limited != nil || c.Node("pg1").QueryCount(basicProbe) > 0 {
 				t.Errorf("%s: %+v", code, n.NodeState)
+			}
+		})
+	}
+}
+
+func TestServerThatRefusesTheFullProbeIsAskedForItsRoleAlone(t *testing.T) {
+	for _, code := range []string{"42501", "0A000", "55000", "22023", "58P01", "P0001", "25001"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			failProbe(c, fullProbe, failing("pg1", code, forEver))
+			pm := open(t, c)
+			ready(t, pm)
+			time.Sleep(10 * time.Second)
+			n := pm.Stat().Nodes[0]
+			if n.Role != RoleMaster || n.Report.Limited == nil || c.Node("pg1").QueryCount(fullProbe) != 1 {
+				t.Errorf("%s: %+v", code, n.NodeState)
+			}
+		})
+	}
+}
+
+func TestStateProbeThatFailedIsNotRepeatedAtOnce(t *testing.T) {
+	for _, code := range []string{"XX000", "53200", "57014", "40001"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var suspected atomic.Int64
+			pm := open(t, c, func(config *Config) {
+				config.Hooks.NodeChanged = func(_, new NodeState) {
+					if new.Name == "pg2:5432" && new.Status == StatusSuspect {
+						suspected.Add(1)
+					}
+				}
+			})
+			ready(t, pm)
+			var asked atomic.Int64
+			failProbe(c, stateProbe, func(s *pgfake.Session) error {
+				if s.Node().Name() == "pg2" && asked.Add(1)%2 == 0 {
+					return pgfake.Errorf(code, "an error of the probe's")
+				}
+				return nil
+			})
+			time.Sleep(20 * time.Second)
+			if n, of := suspected.Load(), asked.Load(); of < 10 || n != of/2 {
+				t.Errorf("%s: suspect %d times though every other of %d probes failed", code, n, of)
+			}
+			if n := c.Node("pg2").Dials(); n > 22 {
+				t.Errorf("%s: %d sessions in 20 s", code, n)
 			}
 		})
 	}

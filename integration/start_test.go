@@ -304,10 +304,22 @@ func TestStandardCheckerNeedsNoGrant(t *testing.T) {
 }
 
 func TestServerThatRefusesTheFullProbeIsStillRouted(t *testing.T) {
+	for name, refuse := range map[string]string{
+		"for want of a right": "revoke execute on function pg_control_system() from public",
+		"as Aurora does": `create schema aurora; grant usage on schema aurora to app;
+			create function aurora.pg_current_wal_lsn() returns pg_lsn language plpgsql as
+				$$ begin raise 'WAL control functions cannot be executed' using errcode = '55000'; end $$;
+			alter role app set search_path = aurora, pg_catalog`,
+	} {
+		t.Run(name, func(t *testing.T) { testFullProbeRefused(t, refuse) })
+	}
+}
+
+func testFullProbeRefused(t *testing.T, refuse string) {
 	cluster := startCluster(t, pgcluster.Options{})
 	master := cluster.Nodes()[0]
 	dsn := ordinary(t, master, cluster.DSN())
-	execute(t, master, "revoke execute on function pg_control_system() from public")
+	execute(t, master, refuse)
 	m := open(t, dsn)
 	must(t, m.Ready(testContext(t), 1, 0))
 	must(t, m.Master().Ping(testContext(t)))
