@@ -95,6 +95,11 @@ var mutations = []mutation{
 		"{ return false }",
 	},
 	{
+		"a session that began read-only is believed for ever", "master", "monitor.go",
+		"m.conn == nil || !m.dubious() ||",
+		"!m.dubious() || true ||",
+	},
+	{
 		"a replica that has diverged is read from", "diverged", "lag.go",
 		"if n.diverged != nil && n.Status == StatusUp {",
 		"if n.diverged != nil && n.Status == StatusDown {",

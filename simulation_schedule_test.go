@@ -242,7 +242,25 @@ func (g *generator) split() {
 
 // special is one of the rarer ways for things to go wrong.
 func (g *generator) special() {
-	oneOf(g.Rand, g.trail, g.diverge, g.refuse)()
+	oneOf(g.Rand, g.spell, g.trail, g.diverge, g.refuse)()
+}
+
+// spell makes the database read-only for whatever session begins during it, and then writable again.
+func (g *generator) spell() {
+	g.add(doAlter, theMaster)
+	g.pass(0, 50*time.Millisecond)
+	if g.IntN(2) == 0 {
+		g.add(doTerminateAll, theMaster)
+	}
+	g.noise()
+	g.pass(10*time.Millisecond, 1500*time.Millisecond)
+	if g.IntN(3) == 0 {
+		g.add(g.promotion(), g.IntN(3))
+		g.pass(10*time.Millisecond, 300*time.Millisecond)
+	}
+	g.add(doReset, theMaster)
+	g.pass(30*time.Millisecond, 2*time.Second)
+	g.add(doRejoin, theMaster)
 }
 
 // trail keeps a replica far behind.
@@ -319,6 +337,7 @@ var noises = []struct {
 	{do: doPause, end: doResume},
 	{do: doRename, end: doUnname},
 	{do: doReadOnly, end: doReadWrite},
+	{do: doAlter, end: doReset},
 	{do: doHog, least: 10 * time.Millisecond, most: 600 * time.Millisecond},
 	{do: doCancelAll},
 	{do: doCheck},

@@ -34,6 +34,8 @@ const (
 	doStarted      action = "started"
 	doReadOnly     action = "read-only"
 	doReadWrite    action = "read-write"
+	doAlter        action = "alter-database" // read-only for sessions begun from now on
+	doReset        action = "reset-database" // of the newest master
 
 	// The process and the network.
 	doFreeze      action = "freeze"
@@ -187,6 +189,10 @@ func (tr *truth) doTo(i int, s step) {
 		tr.harm(i, doStarted, func() { n.StartingUp(true) })
 	case doReadOnly:
 		tr.harm(i, doReadWrite, func() { n.SetDefaultReadOnly(true) })
+	case doAlter:
+		tr.alter(i)
+	case doReset:
+		tr.reset()
 	case doFreeze:
 		tr.harm(i, doThaw, n.Freeze)
 	case doCut:
@@ -272,8 +278,29 @@ func (tr *truth) mendAll() {
 	}
 	tr.nodes[tr.master()].Start()
 	tr.mend(doStart)
+	tr.reset()
 	tr.rejoin()
 	tr.count()
+}
+
+// alter makes the database read-only for later sessions, on every node that has the log of this one.
+func (tr *truth) alter(i int) {
+	if state := tr.nodes[i].State(); !state.Up || state.InRecovery {
+		return
+	}
+	for j := range tr.nodes {
+		tr.harm(j, doReset, func() {})
+	}
+	tr.nodes[i].AlterDatabase(true)
+}
+
+// reset ends it on the newest master, if that works.
+func (tr *truth) reset() {
+	m := tr.nodes[tr.master()]
+	if m.State().Up {
+		m.AlterDatabase(false)
+		tr.mend(doReset)
+	}
 }
 
 // harm is a fault that lasts until its cure.
