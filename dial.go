@@ -86,7 +86,7 @@ func (n *nodePool) dial(ctx context.Context, attempt *dialTracer, dial dialFunc,
 	if down := n.severed.Load(); down != nil {
 		return nil, down
 	}
-	if attempt.over.Load() && !n.traffic.usable() {
+	if ctx.Value(connects{}) == nil && !n.traffic.usable() {
 		return nil, net.ErrClosed // a cancel request to a node that hangs
 	}
 	conn, err := dial(ctx, network, addr)
@@ -120,16 +120,19 @@ type dialTracer struct {
 	over   atomic.Bool
 }
 
-// opened notes a socket of the attempt. Later ones carry cancel requests.
+// opened notes a socket of the attempt. Later ones carry cancel requests, or are the user's.
 func (t *dialTracer) opened(s *socket) {
 	if !t.over.Load() {
 		t.socket = s
 	}
 }
 
-// TraceConnectStart does nothing.
+// connects is the key of what tells the dials of an attempt to connect from those of cancel requests.
+type connects struct{}
+
+// TraceConnectStart marks the context of the attempt's dials.
 func (*dialTracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
-	return ctx
+	return context.WithValue(ctx, connects{}, true)
 }
 
 // TraceConnectEnd gives the place back, once: whoever connects with the configuration of a pooled connection of ours

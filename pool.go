@@ -167,6 +167,7 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 				s = attempt.socket
 			}
 			if s != nil {
+				s.owned.Store(attempt.over.Load())
 				r = &answers{Reader: r, socket: s}
 			}
 			return frontend(r, w)
@@ -367,7 +368,7 @@ func (n *nodePool) open() []*socket {
 // givenUp returns those of them that nobody uses any more, but for pgx, which is draining them or has asked the server to
 // cancel what ran on them. A node that hangs would keep that up for 15 s, and with it places in the pool.
 func (n *nodePool) givenUp() []*socket {
-	return slices.DeleteFunc(n.open(), func(s *socket) bool { return s.pooled.Load() })
+	return slices.DeleteFunc(n.open(), func(s *socket) bool { return s.pooled.Load() || s.owned.Load() })
 }
 
 func cut(sockets []*socket, reason error) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pghasql/hasql/internal/pgfake"
@@ -659,6 +660,45 @@ func TestWaiterThatHasJustPickedWhenItIsClosedIsTold(t *testing.T) {
 			}
 		}); took != 0 {
 			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestConnectionsOfTheUsersOwnOutliveAStall(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		held := acquire(t, pm.AcquireMaster)
+		defer held.Release()
+		config := held.Conn().Config()
+		before, err := pgx.ConnectConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer before.Close(t.Context())
+		low, err := pgconn.ConnectConfig(t.Context(), &config.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer low.Close(t.Context())
+
+		c.Node("pg1").Freeze()
+		time.Sleep(DefaultCheckInterval*11/10 + DefaultCheckTimeout)
+		if s := status(pm, "pg1"); s != StatusSuspect {
+			t.Fatalf("pg1 is %s", s)
+		}
+		at(500*time.Millisecond, c.Node("pg1").Thaw)
+		during, err := pgx.ConnectConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal("connecting: ", err)
+		}
+		defer during.Close(t.Context())
+		for name, ping := range map[string]func(context.Context) error{
+			"made before": before.Ping, "made before by pgconn": low.Ping, "made meanwhile": during.Ping,
+		} {
+			if err := ping(t.Context()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	})
 }

@@ -20,6 +20,7 @@ type socket struct {
 	reason atomic.Pointer[error]
 	asked  atomic.Bool // whether something was written since the last byte was read
 	pooled atomic.Bool // whether the pool counts the connection
+	owned  atomic.Bool // whether the user made it himself, with the configuration of a pooled connection
 	given  atomic.Bool // whether the caller gave it up, by the deadline that pgx sets when a context ends
 	over   bool        // whether nothing can be read any more; guarded by pool.mu
 	// committed is whether the server has confirmed a COMMIT and then ended the session instead of the answer.
