@@ -11,19 +11,52 @@ import (
 )
 
 const (
-	maxDials       = 2 // at once, for each node: a server that comes back is not to be run over
+	firstDials     = 2    // at once, to a node of which nothing better is known
+	maxDials       = 1000 // at once, to one that proved to be healthy
 	minDialBackoff = 5 * time.Millisecond
 	maxDialBackoff = time.Second
 )
 
-// dialGate limits the connection attempts to one node: so many at a time, and none for a while after one has failed.
+// dialGate limits the connection attempts to one node. It begins with firstDials at a time. Each that succeeds makes room
+// for more: for as many as the server could serve within half of ConnectTimeout if everybody else did the same. So a server
+// that works well is dialled as often as its pool wants at once, one that is far away or slow by and by, and one that a
+// thousand clients come back to no more often than it can stand. After a failure none is let in for a while, and the
+// beginning is made anew.
 type dialGate struct {
-	places chan struct{} // one for each attempt in flight
+	timeout time.Duration
+	free    chan struct{} // a token for each place that nobody has
 
 	mu      sync.Mutex
+	places  int           // how many there are, those that somebody has included
+	limit   int           // how many there shall be
+	era     int           // counts failures and new beginnings
 	backoff time.Duration // 0 unless the last attempt failed
 	retryAt time.Time
 	refusal error // of the last attempt
+}
+
+func newDialGate(maxConns int, timeout time.Duration) *dialGate {
+	g := &dialGate{timeout: timeout, free: make(chan struct{}, min(maxConns, maxDials))}
+	g.allow(firstDials)
+	return g
+}
+
+// allow sets how many attempts there may be at a time. Those that are under way and too many now keep their place until
+// they leave.
+func (g *dialGate) allow(limit int) {
+	g.limit = min(limit, cap(g.free))
+	for g.places < g.limit {
+		g.places++
+		g.free <- struct{}{}
+	}
+	for g.places > g.limit {
+		select {
+		case <-g.free:
+			g.places--
+		default:
+			return
+		}
+	}
 }
 
 // closed returns why no attempt may be made now, or nil.
@@ -36,38 +69,71 @@ func (g *dialGate) closed() error {
 	return nil
 }
 
-func (g *dialGate) reset() {
+// begin forgets what is known of the node: it is another now, or has something else to do.
+func (g *dialGate) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.era++
+	g.backoff, g.retryAt, g.refusal = 0, time.Time{}, nil
+	g.allow(firstDials)
+}
+
+// enter waits for a place, and returns the era that the attempt belongs to.
+func (g *dialGate) enter(ctx context.Context) (era int, err error) {
+	select {
+	case <-g.free:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.era, nil
+}
+
+// leave gives a place back, unless there are too many.
+func (g *dialGate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.places > g.limit {
+		g.places--
+	} else {
+		g.free <- struct{}{}
+	}
+}
+
+// succeeded makes room for more.
+func (g *dialGate) succeeded(took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.backoff, g.retryAt, g.refusal = 0, time.Time{}, nil
+	g.allow(g.limit + int(min(g.timeout/2/max(took, 1), maxDials)))
 }
 
-// leave ends an attempt that was let in.
-func (g *dialGate) leave(err error) {
-	<-g.places
-	if err == nil {
-		g.reset()
-		return
-	}
+// failed lets none in for a while. Of those that were under way together only the first failure counts.
+func (g *dialGate) failed(era int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if era != g.era {
+		return
+	}
+	g.era++
 	g.backoff = min(max(2*g.backoff, minDialBackoff), maxDialBackoff)
 	g.retryAt = time.Now().Add(jittered(g.backoff))
 	g.refusal = redacted(err)
+	g.allow(firstDials)
 }
 
 // enterDial lets a connection attempt in, or says why there shall be none now. dialTracer is its end.
-func (n *nodePool) enterDial(ctx context.Context) error {
+func (n *nodePool) enterDial(ctx context.Context, attempt *dialTracer) (err error) {
 	if err := n.noDial(); err != nil {
 		return err
 	}
-	select {
-	case n.dials.places <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	if attempt.era, err = n.dials.enter(ctx); err != nil {
+		return err
 	}
+	attempt.began = time.Now()
 	if err := n.noDial(); err != nil { // those before may have found out
-		<-n.dials.places
+		n.dials.leave()
 		return err
 	}
 	return nil
@@ -116,7 +182,9 @@ func (e *dialBackoffError) Unwrap() error { return e.err }
 type dialTracer struct {
 	queryTracer
 	pool   *nodePool
-	socket *socket // the last one that was opened
+	began  time.Time // when it was let in
+	era    int       // of the gate at that time
+	socket *socket   // the last one that was opened
 	over   atomic.Bool
 }
 
@@ -141,7 +209,7 @@ func (t *dialTracer) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEnd
 	if t.over.Swap(true) {
 		return
 	}
-	t.pool.dials.leave(data.Err)
+	t.left(data.Err)
 	if data.Err != nil {
 		t.pool.traffic.hint() // the monitor finds out whether it is the node
 	} else if t.socket != nil {
@@ -158,4 +226,14 @@ func (*dialTracer) TraceQueryEnd(_ context.Context, conn *pgx.Conn, data pgx.Tra
 	if s := socketOf(conn); s != nil {
 		s.committed = true
 	}
+}
+
+// left gives the place back, and tells the gate what came of the attempt.
+func (t *dialTracer) left(err error) {
+	if err == nil {
+		t.pool.dials.succeeded(time.Since(t.began))
+	} else {
+		t.pool.dials.failed(t.era, err)
+	}
+	t.pool.dials.leave()
 }

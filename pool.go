@@ -25,7 +25,7 @@ type nodePool struct {
 	pool    *pgxpool.Pool
 	load    *nodeLoad
 	traffic traffic
-	dials   dialGate
+	dials   *dialGate
 
 	// service ends when the node stops being what it is now: whoever waits for a connection of it then looks elsewhere.
 	service atomic.Pointer[service]
@@ -117,7 +117,7 @@ func newNodePool(ctx context.Context, node NodeConfig, hint, unheard, contradict
 	n = &nodePool{
 		name:    node.Name,
 		load:    &nodeLoad{limit: int(config.MaxConns)},
-		dials:   dialGate{places: make(chan struct{}, maxDials)},
+		dials:   newDialGate(int(config.MaxConns), cmp.Or(config.ConnConfig.ConnectTimeout, defaultConnectTimeout)),
 		sockets: make(map[*socket]struct{}),
 
 		simple:      !hooked,
@@ -172,7 +172,7 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 			}
 			return frontend(r, w)
 		}
-		return n.enterDial(ctx)
+		return n.enterDial(ctx, attempt)
 	}
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		if after != nil {
@@ -377,9 +377,8 @@ func cut(sockets []*socket, reason error) {
 	}
 }
 
-// restore lets the node be dialled again, at once.
+// restore lets the node be dialled again.
 func (n *nodePool) restore() {
-	n.dials.reset()
 	n.severed.Store(nil)
 }
 

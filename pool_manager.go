@@ -308,6 +308,9 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		case restarted(old, new):
 			p.pool.Reset() // every connection of the old server is dead, and it came back between two probes
 		}
+		if new.Status == StatusUp && (changed || restarted(old, new)) {
+			p.dials.begin()
+		}
 		if changed {
 			p.retire()
 		}

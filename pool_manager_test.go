@@ -416,36 +416,6 @@ func TestHuntForAMasterSlowsDown(t *testing.T) {
 	})
 }
 
-func TestAtMostTwoDialsInFlight(t *testing.T) {
-	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
-		tracer := &userTracer{}
-		pm := open(t, c, func(config *Config) {
-			for _, n := range config.Nodes {
-				n.Pool.MaxConns = 20
-				n.Pool.ConnConfig.Tracer = tracer
-			}
-		})
-		ready(t, pm)
-		c.Node("pg1").Latency(100 * time.Millisecond)
-		var all sync.WaitGroup
-		for range 20 {
-			all.Go(func() {
-				conn, err := pm.AcquireMaster(t.Context())
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				time.Sleep(10 * time.Second)
-				conn.Release()
-			})
-		}
-		all.Wait()
-		if tracer.most != maxDials || tracer.dials != 20 {
-			t.Errorf("%d dials, %d at once", tracer.dials, tracer.most)
-		}
-	})
-}
-
 // userTracer is a tracer of the user's.
 type userTracer struct {
 	mu               sync.Mutex

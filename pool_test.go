@@ -500,6 +500,8 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 		ready(t, pm)
 		held := acquire(t, pm.AcquireMaster)
 		config := held.Conn().Config()
+		gate := pm.pools[0].dials
+		gate.begin()
 		connect := func() {
 			conn, err := pgx.ConnectConfig(context.WithValue(t.Context(), usersOwn{}, true), config)
 			if err != nil {
@@ -510,8 +512,11 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		for range 2 * maxDials {
+		for range 2 * firstDials {
 			connect()
+		}
+		if n := len(gate.free); n != firstDials {
+			t.Errorf("%d dials at once are allowed after those of the user's own", n)
 		}
 		c.Node("pg1").Latency(100 * time.Millisecond)
 		var all sync.WaitGroup
@@ -532,8 +537,11 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 		}
 		all.Wait()
 		held.Release()
-		if tracer.most != maxDials || tracer.dials != 11 {
-			t.Errorf("%d dials, %d at once", tracer.dials, tracer.most)
+		if tracer.dials != 11 {
+			t.Errorf("%d dials", tracer.dials)
+		}
+		if n := len(gate.free); n != gate.limit || n != gate.places {
+			t.Errorf("%d of %d places are free, of which there shall be %d", n, gate.places, gate.limit)
 		}
 	})
 }
