@@ -45,6 +45,7 @@ type monitor struct {
 	took        time.Duration // what its answer took, zero if there was none
 	connectedAt time.Time     // when the last connection was begun to be made
 	suspectAt   time.Time     // since when the node gives no sign of life, zero if it does
+	leave       time.Duration // what the next question may take once the node is down
 	preparing   atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
 	hooked      atomic.Int64  // nanoseconds that hooks have taken since silent last looked
 
@@ -151,15 +152,31 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 		case <-timer.C:
 			status := m.silent()
 			m.send(observation{sent: started, status: status, cause: errUnanswered})
-			if status == StatusDown {
-				giveUp() // and wait for the answer, which now is an error
-			} else if left := m.downTimeout - m.checkTimeout - time.Since(m.suspectAt); left > 0 {
+			if left := m.left(status, started); left > 0 {
 				timer.Reset(left)
 			} else {
-				timer.Reset(m.checkTimeout) // a hook is running
+				giveUp() // and wait for the answer, which now is an error
 			}
 		}
 	}
+}
+
+// left is how much longer to wait for the answer to the question that began then. A node that is down is asked again soon, as
+// packets that were lost come again after longer and longer; but the question after that may take longer, up to what
+// connecting may take: else a node that takes longer to connect to than CheckTimeout would never come back.
+func (m *monitor) left(status Status, started time.Time) time.Duration {
+	if status != StatusDown {
+		left := m.downTimeout - m.checkTimeout - time.Since(m.suspectAt)
+		if left <= 0 {
+			left = m.checkTimeout // a hook is running
+		}
+		return left
+	}
+	left := m.leave - time.Since(started)
+	if left <= 0 {
+		m.leave = min(2*m.leave, max(m.config.ConnectTimeout, m.checkTimeout))
+	}
+	return left
 }
 
 // ask connects if need be and asks. A connection that ends says nothing about the node, so another one is tried, and one
@@ -359,7 +376,7 @@ func (m *monitor) silent() Status {
 	}
 	hooked := time.Duration(m.hooked.Swap(0))
 	if m.suspectAt.IsZero() {
-		m.suspectAt = time.Now()
+		m.suspectAt, m.leave = time.Now(), m.checkTimeout
 	} else {
 		m.suspectAt = m.suspectAt.Add(hooked)
 	}

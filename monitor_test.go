@@ -198,6 +198,34 @@ func TestServerThatRefusesTheStateProbeKeepsItsRole(t *testing.T) {
 	}
 }
 
+// A handshake, a name service or a login that asks elsewhere may take longer than an answer over a connection that is there.
+func TestNodeThatTakesLongToConnectToComesBack(t *testing.T) {
+	for name, gone := range map[string][2]func(*pgfake.Node){
+		"cut":   {(*pgfake.Node).Cut, (*pgfake.Node).Heal},
+		"crash": {(*pgfake.Node).Kill, (*pgfake.Node).Start},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				n := c.Node("pg1")
+				pm := open(t, c)
+				ready(t, pm)
+				n.DialTime(1800 * time.Millisecond) // less than ConnectTimeout
+				gone[0](n)
+				time.Sleep(10 * time.Second)
+				if s := status(pm, "pg1"); s != StatusDown {
+					t.Fatalf("pg1 is %s", s)
+				}
+				gone[1](n)
+				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+				defer cancel()
+				if err := pm.Ready(ctx, 1, 2); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 func TestStallShorterThanDownTimeoutNeverCuts(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c, func(config *Config) { config.CheckInterval = 5 * time.Second })
