@@ -129,6 +129,19 @@ func TestFailuresBelongToWhatWasTouched(t *testing.T) {
 	}
 }
 
+func TestGoroutinesOfTheLibraryAreCounted(t *testing.T) {
+	for stack, want := range map[string]bool{
+		"goroutine 7 [select]:\ngithub.com/pghasql/hasql.(*monitor).run(0xc0000d5080)":                      true,
+		"goroutine 7 [IO wait]:\ngithub.com/jackc/pgx/v5/pgconn.(*PgConn).Exec(0xc0000d5080)":               true,
+		"goroutine 7 [IO wait]:\ngithub.com/jackc/pgx/v5/pgconn/internal/bgreader.(*BGReader).bgRead(0xc0)": false,
+		"goroutine 7 [select]:\nmain.(*client).work(0xc0000d5080)":                                          false,
+	} {
+		if works(stack) != want {
+			t.Errorf("%q: %v", stack, !want)
+		}
+	}
+}
+
 func TestHoldingsAreComparedOneByOne(t *testing.T) {
 	limit := holdings{library: 1, goroutines: 2, descriptors: 3, sessions: 4}
 	if limit.exceeds(limit) {
