@@ -28,9 +28,14 @@ func (f *failover) audit(ctx context.Context, res *result) error {
 	if err != nil {
 		return err
 	}
-	by := byMark(history)
+	f.compare(claims, seen, byMark(history), res)
+	return nil
+}
+
+// compare accuses whoever was told what the history does not hold.
+func (f *failover) compare(claims []*claim, seen map[change]*client, history map[int64][]change, res *result) {
 	for _, c := range claims {
-		made := by[c.mark]
+		made := history[c.mark]
 		if len(made) == 0 && f.asynchronous && c.excusable(f.next) {
 			c.outcome = lost
 			res.lost++
@@ -44,14 +49,14 @@ func (f *failover) audit(ctx context.Context, res *result) error {
 		}
 		if problem := c.wrong(made); problem != "" {
 			f.book.accuse("%s", problem)
+			c.told = true
 		}
 	}
 	for s, reader := range seen {
-		if !f.asynchronous && !slices.Contains(by[s.mark], s) {
-			f.book.accuse("%s: saw %v, made by write %d, which never was: %v", reader, s, s.mark, by[s.mark])
+		if !f.asynchronous && !slices.Contains(history[s.mark], s) {
+			f.book.accuse("%s: saw %v, made by write %d, which never was: %v", reader, s, s.mark, history[s.mark])
 		}
 	}
-	return nil
 }
 
 // history asks a node.

@@ -16,7 +16,7 @@ import (
 
 const (
 	// opLimit is a client's patience. No failover takes so long, so no operation may ever need it.
-	opLimit = 30 * time.Second
+	opLimit = time.Minute
 	// overrun is how much longer an operation may take than its context allows, on a machine that is busy.
 	overrun = 5 * time.Second
 	// pause is how long a client rests between two operations, so that the machine has time for the failover.

@@ -182,7 +182,6 @@ func (g *game) progress(ctx context.Context, but func(*client) bool) error {
 // Those of whom progress is not asked.
 func none(*client) bool      { return false }
 func readers(c *client) bool { return !c.writes }
-func proxied(c *client) bool { return c.proxied }
 
 // touch says that operations on nodes may fail.
 func (g *game) touch(nodes ...int) {

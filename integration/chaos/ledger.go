@@ -55,6 +55,7 @@ type claim struct {
 	node    int    // who acknowledged it, nobody if the client was not told
 	master  int    // who was the only master from before its beginning to its end, nobody if that changed
 	trusted int    // whom its service took for the master when it began
+	told    bool   // an audit has said what is wrong with it
 }
 
 // nobody is the node of a claim of which that is not known.
@@ -107,11 +108,11 @@ func byMark(changes []change) map[int64][]change {
 	return marks
 }
 
-// judge compares all claims with the whole history.
+// judge compares all claims with the whole history, and says what no audit has said yet.
 func judge(claims []*claim, history []change) (problems []string) {
 	marks := byMark(history)
 	for _, c := range claims {
-		if problem := c.wrong(marks[c.mark]); problem != "" {
+		if problem := c.wrong(marks[c.mark]); problem != "" && !c.told {
 			problems = append(problems, problem)
 		}
 		delete(marks, c.mark)

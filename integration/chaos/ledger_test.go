@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -133,6 +134,45 @@ func TestLossIsExcusedWhereTheNewMasterIsUnknown(t *testing.T) {
 	} {
 		if got := test.claim.excusable(1); got != test.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// TestAudit: what a round excuses, and what it does not.
+func TestAudit(t *testing.T) {
+	reader := &client{service: &service{setting: setting{name: "direct"}}}
+	for name, test := range map[string]struct {
+		kind  kind
+		claim *claim
+		seen  change
+		want  string // "" for no accusation
+		lost  int
+	}{
+		"an acknowledged write is lost":            {claim: &claim{outcome: acknowledged}, want: "lost"},
+		"… where the standbys are asynchronous":    {kind: kind{asynchronous: true}, claim: &claim{outcome: acknowledged}, lost: 1},
+		"… though the new master was known":        {kind: kind{asynchronous: true}, claim: &claim{outcome: acknowledged, trusted: 1}, want: "lost"},
+		"a statement on a route is sent back":      {claim: &claim{alone: true, outcome: refused}},
+		"… by an orderly shutdown":                 {kind: kind{orderly: true}, claim: &claim{alone: true, outcome: refused}, want: "not asked again"},
+		"… and it was a transaction":               {kind: kind{orderly: true}, claim: &claim{outcome: refused}},
+		"… and somebody else was faster":           {kind: kind{orderly: true}, claim: &claim{alone: true, outcome: refused, err: errBeaten}},
+		"a version is read that never was":         {seen: change{7, 2, 1}, want: "never was"},
+		"… but the standbys were asynchronous":     {kind: kind{asynchronous: true}, seen: change{7, 2, 1}},
+		"a version is read that is in the history": {seen: change{7, 3, 5}},
+	} {
+		f := &failover{game: newGame(1), round: round{kind: test.kind}, next: 1}
+		var claims []*claim
+		if test.claim != nil {
+			claims = append(claims, test.claim)
+		}
+		seen := make(map[change]*client)
+		if test.seen.version > 0 {
+			seen[test.seen] = reader
+		}
+		var res result
+		f.compare(claims, seen, byMark([]change{{7, 3, 5}}), &res)
+		wrong := strings.Join(f.book.accusations(), "\n")
+		if (wrong == "") != (test.want == "") || !strings.Contains(wrong, test.want) || res.lost != test.lost {
+			t.Errorf("%s: accused of %q, %d lost", name, wrong, res.lost)
 		}
 	}
 }

@@ -62,6 +62,7 @@ func (s *service) open(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
+	config.AcquireTimeout = opLimit
 	config.DownTimeout = patience // a machine under load must not look like a dead node; newer masters end what hangs
 	s.news = make(chan struct{})
 	config.Hooks.NodeChanged = func(old, new hasql.NodeState) {
