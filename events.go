@@ -11,6 +11,11 @@ import (
 // Hooks are functions that are told of transitions, each of which may be nil. They are called one at a time, in the
 // order of events, from a goroutine of their own: a slow hook delays later hooks and [PoolManager.Close], never routing.
 // A hook must not call Close.
+//
+// Each change is told as long as fewer than 1000 wait. From then on several changes of one node are told as one, from the
+// old state of the first to the new state of the last, and not at all if these are the same; changes of the master
+// likewise. A warning in the log says how many. So the old Role and Status of a call are always the new ones of the call
+// before it for that node, and the last call shows the present.
 type Hooks struct {
 	// NodeChanged is called when a node's Role or Status has changed.
 	NodeChanged func(old, new NodeState)
@@ -45,25 +50,20 @@ func JoinHooks(each ...Hooks) Hooks {
 // announce tells the log, and through it the hooks, what is new in next. It runs in the cluster's goroutine, so it
 // only queues.
 func (pm *PoolManager) announce(prev, next *Snapshot) {
+	probes := pm.log.Core().Enabled(zap.DebugLevel)
 	for i := range next.nodes {
-		if n := next.nodes[i]; n.probe != prev.nodes[i].probe && pm.log.Core().Enabled(zap.DebugLevel) {
-			pm.events.add(func() { pm.probed(n) })
+		old, new := &prev.nodes[i], &next.nodes[i]
+		if probes && new.probe != old.probe {
+			pm.events.add(announcement{what: nodeProbed, new: *new})
 		}
-		if old, new := prev.nodes[i], next.nodes[i]; old.Role != new.Role || old.Status != new.Status {
-			pm.events.add(func() { pm.nodeChanged(old, new) })
+		if old.Role != new.Role || old.Status != new.Status {
+			pm.events.add(announcement{what: nodeChanged, old: *old, new: *new})
 		}
-		if old, new := prev.nodes[i].Report.Pooler, next.nodes[i].Report.Pooler; !old && new {
-			name := next.nodes[i].Name
-			pm.events.add(func() {
-				pm.log.Warn("this node is reached through a connection pooler: probes and errors alone tell of its changes", zap.String("node", name))
-			})
+		if !old.Report.Pooler && new.Report.Pooler {
+			pm.events.add(announcement{what: poolerFound, new: *new})
 		}
-		if old, new := prev.nodes[i].Report.Limited, next.nodes[i].Report.Limited; old == nil && new != nil {
-			name := next.nodes[i].Name
-			pm.events.add(func() {
-				pm.log.Warn("the full probe was refused: this node's lag is unknown and it cannot be fenced",
-					zap.String("node", name), zap.Error(new))
-			})
+		if old.Report.Limited == nil && new.Report.Limited != nil {
+			pm.events.add(announcement{what: probeLimited, new: *new})
 		}
 	}
 	was, is := prev.master(), next.master()
@@ -77,7 +77,7 @@ func (pm *PoolManager) announce(prev, next *Snapshot) {
 			was = prev.nodes[prev.incumbent]
 		}
 	}
-	pm.events.add(func() { pm.masterChanged(was, is, gap) })
+	pm.events.add(announcement{what: masterChanged, old: was, new: is, gap: gap})
 }
 
 // master returns the node that is the master, or the zero NodeState.
@@ -88,7 +88,25 @@ func (s *Snapshot) master() NodeState {
 	return NodeState{}
 }
 
-func (pm *PoolManager) probed(n NodeState) {
+// tell tells one event. It runs in the queue's goroutine, and may take as long as a hook does.
+func (pm *PoolManager) tell(a *announcement) {
+	switch a.what {
+	case nodeProbed:
+		pm.nodeProbed(&a.new)
+	case nodeChanged:
+		pm.nodeChanged(a.old, a.new)
+	case masterChanged:
+		pm.masterChanged(a.old, a.new, a.gap)
+	case poolerFound:
+		pm.log.Warn("this node is reached through a connection pooler: probes and errors alone tell of its changes",
+			zap.String("node", a.new.Name))
+	case probeLimited:
+		pm.log.Warn("the full probe was refused: this node's lag is unknown and it cannot be fenced",
+			zap.String("node", a.new.Name), zap.Error(a.new.Report.Limited))
+	}
+}
+
+func (pm *PoolManager) nodeProbed(n *NodeState) {
 	pm.log.Debug("probe", zap.String("node", n.Name), zap.Stringer("status", n.Status), zap.Stringer("role", n.Role),
 		zap.Uint32("timeline", n.Report.Timeline), zap.Stringer("lsn", n.Report.LSN), zap.Duration("latency", n.Latency),
 		zap.Error(n.Cause))
@@ -122,24 +140,91 @@ func (pm *PoolManager) masterChanged(was, is NodeState, gap time.Duration) {
 	}
 }
 
-// eventQueue runs what is added to it, one after the other, so that whoever adds never waits.
+// announcement is something to be told.
+type announcement struct {
+	what     topic
+	old, new NodeState // of a node, or of the master
+	gap      time.Duration
+}
+
+type topic uint8
+
+const (
+	nodeProbed topic = iota
+	nodeChanged
+	masterChanged
+	poolerFound
+	probeLimited
+)
+
+// follows reports whether a tells of what became of the same thing after b.
+func (a *announcement) follows(b *announcement) bool {
+	return a.what == b.what && (a.what == masterChanged || a.new.Name == b.new.Name)
+}
+
+// void reports whether a merged announcement ends where it began. A master that was lost and found again is news.
+func (a *announcement) void() bool {
+	switch a.what {
+	case nodeChanged:
+		return a.old.Role == a.new.Role && a.old.Status == a.new.Status
+	case masterChanged:
+		return a.old.Name == "" && a.new.Name == ""
+	}
+	return false
+}
+
+// maxWaiting is how many announcements of changes may wait, and how many probes for the log. From then on a change is merged
+// with the one before it that tells of the same, and a probe is left out.
+const maxWaiting = 1000
+
+// eventQueue tells what is added to it, one after the other, so that whoever adds never waits. It is bounded: by
+// maxWaiting for changes and for probes, and one more for each node and topic.
 type eventQueue struct {
 	mu     sync.Mutex
-	queue  []func()
+	queue  []*announcement
+	probes int // of queue
+	merged int // changes that were not told each by itself, since the last warning
+	unsaid int // probes that were left out, since then
 	closed bool
 	wake   chan struct{} // capacity 1
 }
 
 func newEventQueue() *eventQueue { return &eventQueue{wake: make(chan struct{}, 1)} }
 
-func (q *eventQueue) add(f func()) {
+func (q *eventQueue) add(a announcement) {
 	q.mu.Lock()
-	q.queue = append(q.queue, f)
+	q.addLocked(&a)
 	q.mu.Unlock()
 	q.signal()
 }
 
-// close lets run return once it has run everything added before.
+func (q *eventQueue) addLocked(a *announcement) {
+	switch {
+	case a.what == nodeProbed && q.probes == maxWaiting:
+		q.unsaid++
+		return
+	case a.what == nodeProbed:
+		q.probes++
+	case len(q.queue)-q.probes >= maxWaiting && q.mergeLocked(a):
+		return
+	}
+	q.queue = append(q.queue, a)
+}
+
+// mergeLocked makes one announcement of a and the last that it follows, from the old state of that to the new one of a. It
+// reports whether there was one.
+func (q *eventQueue) mergeLocked(a *announcement) bool {
+	for _, b := range slices.Backward(q.queue) {
+		if a.follows(b) {
+			b.new, b.gap = a.new, a.gap
+			q.merged++
+			return true
+		}
+	}
+	return false
+}
+
+// close lets run return once it has told everything added before.
 func (q *eventQueue) close() {
 	q.mu.Lock()
 	q.closed = true
@@ -154,27 +239,60 @@ func (q *eventQueue) signal() {
 	}
 }
 
-func (q *eventQueue) run(log *zap.Logger) {
+func (q *eventQueue) run(tell func(*announcement), log *zap.Logger) {
 	for range q.wake {
-		q.mu.Lock()
-		batch, closed := q.queue, q.closed
-		q.queue = nil
-		q.mu.Unlock()
-		for _, f := range batch {
-			q.call(f, log)
+		for a := q.next(log); a != nil; a = q.next(log) {
+			told(tell, a, log)
 		}
-		if closed {
+		if q.done() {
 			return
 		}
 	}
 }
 
-// call keeps a panic in a hook of the user's from ending the process with all its other work.
-func (q *eventQueue) call(f func(), log *zap.Logger) {
+// next takes the first announcement, or nil. It warns if some were lost.
+func (q *eventQueue) next(log *zap.Logger) (a *announcement) {
+	q.mu.Lock()
+	a = q.takeLocked()
+	for a != nil && a.void() {
+		q.merged++
+		a = q.takeLocked()
+	}
+	merged, unsaid := q.merged, q.unsaid
+	q.merged, q.unsaid = 0, 0
+	q.mu.Unlock()
+	if merged+unsaid > 0 {
+		log.Warn("the hooks or the log are too slow: changes were merged, probes left out of the log",
+			zap.Int("changes", merged), zap.Int("probes", unsaid))
+	}
+	return a
+}
+
+func (q *eventQueue) takeLocked() *announcement {
+	if len(q.queue) == 0 {
+		return nil
+	}
+	a := q.queue[0]
+	q.queue[0], q.queue = nil, q.queue[1:]
+	if a.what == nodeProbed {
+		q.probes--
+	}
+	return a
+}
+
+// done reports whether nothing comes any more.
+func (q *eventQueue) done() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed && len(q.queue) == 0
+}
+
+// told keeps a panic in a hook of the user's from ending the process with all its other work.
+func told(tell func(*announcement), a *announcement, log *zap.Logger) {
 	defer func() {
 		if r := recover(); r != nil {
 			log.Error("hook panicked", zap.Any("panic", r), zap.Stack("stack"))
 		}
 	}()
-	f()
+	tell(a)
 }

@@ -91,7 +91,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	pm.stop = stop
-	pm.running.Go(func() { pm.events.run(pm.log) })
+	pm.running.Go(func() { pm.events.run(pm.tell, pm.log) })
 	pm.running.Go(func() {
 		pm.cluster.run(running)
 		pm.events.close()
