@@ -53,7 +53,9 @@ type Config struct {
 	DownTimeout time.Duration
 
 	// RecoveryInterval is the time between two probes of each node while no master is known. The default is 10 ms;
-	// it becomes 5 times as long after 5 s and 25 times as long after 30 s, never longer than CheckInterval.
+	// it becomes 5 times as long after 5 s and 25 times as long after 30 s, or at once if no master was ever seen, never longer
+	// than CheckInterval. A node that must be dialled for it is dialled after twice as long each time, up to 25 times; one
+	// that refuses the log-in once per CheckInterval.
 	RecoveryInterval time.Duration
 
 	// AcquireTimeout is the budget of one acquire: waiting for a fitting node and getting a connection to it. The

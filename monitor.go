@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -53,6 +54,8 @@ type monitor struct {
 	patience time.Duration // between two probes for hints: none at first, longer while they show nothing new
 	verdict  observation   // what the last one showed
 
+	backoff time.Duration // before the next dial: none while there is a connection, longer and longer while there is none
+
 	renewal  time.Duration  // how old the session must be before another one is made because of doubts
 	renewing bool           // whether that is under way
 	fresh    chan *pgx.Conn // capacity 1: what came of it, nil if nothing
@@ -78,7 +81,7 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 	}
 	m.config.Tracer = nil // probes are not the user's queries
 	m.config.OnNotice = nil
-	m.config.OnNotification = nil
+	m.config.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {} // without one pgx keeps them all
 	m.config.BuildContextWatcherHandler = func(pg *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.DeadlineContextWatcherHandler{Conn: pg.Conn()}
 	}
@@ -326,6 +329,7 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	if ctx.Err() != nil {
 		return false
 	}
+	m.backOff(a.err)
 	if a.err == nil {
 		m.suspectAt = time.Time{}
 		if m.took = time.Since(a.sent); m.took > m.checkTimeout {
@@ -348,6 +352,32 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	}
 	m.send(o)
 	return false
+}
+
+// backOff finds how long after this probe to dial again. A question over an open connection costs little; a dial costs a
+// process and a log-in, and a server that starts, or recovers, has other work. Who refuses us, or the user's own hook, is not
+// about to change his mind.
+func (m *monitor) backOff(err error) {
+	switch {
+	case m.conn != nil:
+		m.backoff = 0
+	case is[*hookError](err), refusesLogin(err):
+		m.backoff = m.checkInterval
+	default:
+		m.backoff = min(max(2*m.backoff, m.minInterval), maxDialPause*m.minInterval, m.checkInterval)
+	}
+}
+
+// maxDialPause is the longest pause between two dials to a node that is down or starts, in RecoveryIntervals.
+const maxDialPause = 25
+
+// refusesLogin reports whether a server does, in contrast to one that starts or stops (class 57), or a pooler that has no
+// server (08).
+func refusesLogin(err error) bool {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return !strings.HasPrefix(pgErr.Code, "57") && !strings.HasPrefix(pgErr.Code, "08")
+	}
+	return is[*refusalError](err) && !ended(err)
 }
 
 // send hands the cluster what this probe showed.
@@ -450,9 +480,11 @@ func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
 func (e *hookError) Unwrap() error { return e.err }
 
 // rest waits until the next probe is due, wished for or hinted at, or until the connection ends. The time that an answer
-// took counts: evidence is as old as its question.
+// took counts: evidence is as old as its question. What would be a dial waits for the back-off, whoever asks for it.
 func (m *monitor) rest(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, m.interval()-m.took)
+	backoff := jittered(m.backoff)
+	after := func(d time.Duration) time.Duration { return max(d, backoff) - time.Since(m.askedAt) }
+	ctx, cancel := context.WithTimeout(ctx, max(m.interval()-m.took, after(0)))
 	defer cancel()
 	var renewed *pgx.Conn
 	defer func() { m.replace(renewed) }()
@@ -472,12 +504,12 @@ func (m *monitor) rest(ctx context.Context) {
 	for {
 		select {
 		case <-m.wishes:
-			due = time.After(m.minInterval - time.Since(m.askedAt))
+			due = time.After(after(m.minInterval))
 			continue
 		case <-m.hints:
 			m.hinted = true
 			if due == nil {
-				due = time.After(m.patience - time.Since(m.askedAt))
+				due = time.After(after(m.patience))
 			}
 			continue
 		case <-due:
@@ -511,13 +543,16 @@ func (m *monitor) watch(ctx context.Context) {
 	}
 }
 
+// briskHunt is how long a hunt looks often.
+const briskHunt = 30 * time.Second
+
 // huntInterval is how often to look for a master that has been missing for so long: often at first, when a failover is
 // probably under way, and then less and less, so that a cluster that stays without one is left in peace.
 func huntInterval(missing, recovery, check time.Duration) time.Duration {
 	switch {
 	case missing < 5*time.Second:
 		return min(recovery, check)
-	case missing < 30*time.Second:
+	case missing < briskHunt:
 		return min(5*recovery, check)
 	case missing < 5*time.Minute:
 		return min(25*recovery, check)

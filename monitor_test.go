@@ -783,3 +783,109 @@ func TestWritesInSessionsThatTheServiceMadeReadOnlyCostFewSessions(t *testing.T)
 		})
 	}
 }
+
+func TestHuntAsksOftenAndDialsLessAndLess(t *testing.T) {
+	for name, test := range map[string]struct {
+		fail, mend func(n *pgfake.Node, hook *atomic.Bool)
+		most       int
+		late       time.Duration
+	}{
+		"dead": {
+			func(n *pgfake.Node, _ *atomic.Bool) { n.Kill() },
+			func(n *pgfake.Node, _ *atomic.Bool) { n.Start() },
+			30, maxDialPause * DefaultRecoveryInterval,
+		},
+		"starting": {
+			func(n *pgfake.Node, _ *atomic.Bool) { n.StartingUp(true); n.Crash() },
+			func(n *pgfake.Node, _ *atomic.Bool) { n.StartingUp(false) },
+			30, maxDialPause * DefaultRecoveryInterval,
+		},
+		"behind a pooler without it": {
+			func(n *pgfake.Node, _ *atomic.Bool) { n.RefuseLogin("08P01", "no such server"); n.TerminateAll() },
+			func(n *pgfake.Node, _ *atomic.Bool) { n.AcceptLogin() },
+			30, maxDialPause * DefaultRecoveryInterval,
+		},
+		"with another password": {
+			func(n *pgfake.Node, _ *atomic.Bool) {
+				n.RefuseLogin("28P01", "password authentication failed")
+				n.TerminateAll()
+			},
+			func(n *pgfake.Node, _ *atomic.Bool) { n.AcceptLogin() },
+			7, DefaultCheckInterval,
+		},
+		"behind a hook that fails": {
+			func(n *pgfake.Node, hook *atomic.Bool) { hook.Store(true); n.TerminateAll() },
+			func(n *pgfake.Node, hook *atomic.Bool) { hook.Store(false) },
+			7, DefaultCheckInterval,
+		},
+	} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var failing atomic.Bool
+			var tries atomic.Int64
+			pm := open(t, c, func(config *Config) {
+				config.Nodes[0].Pool.BeforeConnect = func(context.Context, *pgx.ConnConfig) error {
+					tries.Add(1)
+					if failing.Load() {
+						return errors.New("token service unavailable")
+					}
+					return nil
+				}
+			})
+			ready(t, pm)
+			before := tries.Load()
+			test.fail(c.Node("pg1"), &failing)
+			questions := probes(c, "pg2", func() { time.Sleep(5 * time.Second) })
+			if n := int(tries.Load() - before); n < 3 || n > test.most {
+				t.Errorf("the master is %s: %d tries in 5 s", name, n)
+			}
+			if questions < 450 {
+				t.Errorf("the master is %s: %d questions to a standby in 5 s", name, questions)
+			}
+			test.mend(c.Node("pg1"), &failing)
+			if took := timed(func() { ready(t, pm) }); took > test.late*11/10+DefaultRecoveryInterval {
+				t.Errorf("the master was %s, and found %v after it was back", name, took)
+			}
+		})
+	}
+}
+
+func TestReplicasAloneAreNotHuntedForAMaster(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.Nodes = config.Nodes[1:] })
+		if err := pm.Ready(t.Context(), 0, 2); err != nil {
+			t.Fatal(err)
+		}
+		for _, phase := range []struct {
+			of   time.Duration
+			most int
+		}{{5 * time.Minute, 1350}, {100 * time.Second, 112}} {
+			if n := probes(c, "pg2", func() { time.Sleep(phase.of) }); n > phase.most {
+				t.Errorf("%d probes in %v", n, phase.of)
+			}
+		}
+		if n := c.Node("pg2").Dials(); n != 1 {
+			t.Errorf("%d dials", n)
+		}
+		c.Node("pg2").Promote()
+		if took := timed(func() { acquire(t, pm.AcquireMaster).Release() }); took > DefaultCheckInterval*11/10 {
+			t.Errorf("a master was found %v after it had been promoted", took)
+		}
+	})
+}
+
+func TestLatencyStartsAnewAfterAFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Node("pg2").Latency(time.Millisecond)
+		pm := open(t, c)
+		ready(t, pm)
+		time.Sleep(10 * time.Second)
+		c.Node("pg2").Kill()
+		time.Sleep(5 * time.Second)
+		c.Node("pg2").Latency(40 * time.Millisecond)
+		c.Node("pg2").Start()
+		ready(t, pm)
+		if n := pm.Stat().Nodes[1]; n.Latency != 40*time.Millisecond {
+			t.Errorf("answers take 40 ms, and the latency is %v", n.Latency)
+		}
+	})
+}

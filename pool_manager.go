@@ -250,7 +250,8 @@ func (pm *PoolManager) observe(o observation) bool {
 }
 
 // interval is the time until the next probe of a node: short while there is no master, and while it is a standby that is
-// about to turn to a new one.
+// about to turn to a new one. Where no master was ever seen there may be none, in a DSN of replicas alone: whoever waits for
+// one all the same asks for probes himself.
 func (pm *PoolManager) interval(node int) time.Duration {
 	s := pm.cluster.snapshot()
 	since := s.lostAt
@@ -260,7 +261,11 @@ func (pm *PoolManager) interval(node int) time.Duration {
 	if since.IsZero() {
 		return jittered(pm.config.CheckInterval)
 	}
-	return jittered(huntInterval(time.Since(since), pm.config.RecoveryInterval, pm.config.CheckInterval))
+	missing := time.Since(since)
+	if s.incumbent < 0 {
+		missing = max(missing, briskHunt)
+	}
+	return jittered(huntInterval(missing, pm.config.RecoveryInterval, pm.config.CheckInterval))
 }
 
 // unheard looks for a new master while the present one answers neither its clients nor its monitor. It may merely be slow,

@@ -410,7 +410,7 @@ func TestHuntForAMasterSlowsDown(t *testing.T) {
 				t.Errorf("%d probes in %v, not %d to %d", n, phase.of, phase.low, phase.top)
 			}
 		}
-		if dials := c.Node("pg1").Dials(); dials > 3000 {
+		if dials := c.Node("pg1").Dials(); dials > 1500 {
 			t.Errorf("%d dials to the dead node", dials)
 		}
 	})

@@ -146,6 +146,7 @@ func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 
 // absorb takes over what o says of this node alone. A reachable node is up here; fence may know better.
 func (n *NodeState) absorb(o observation) {
+	returned := !n.answered
 	n.probe, n.CheckedAt, n.answered = o.probe, o.sent, o.report != nil
 	if !n.answered {
 		status := o.status
@@ -168,7 +169,7 @@ func (n *NodeState) absorb(o observation) {
 	n.Report, n.ReportedAt, n.answeredAt = report, o.sent, o.at
 	took := max(o.at.Sub(o.sent), 1)
 	switch {
-	case n.Latency == 0:
+	case n.Latency == 0, returned: // it may come back by another way, or as another machine
 		n.Latency = took
 	case took < n.Latency: // down at once: the first probe of a connection has catalogues to load
 		n.Latency = took + (n.Latency-took)/4

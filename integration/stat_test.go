@@ -3,9 +3,12 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
@@ -132,5 +135,32 @@ func TestHooksTellEveryChangeInOrder(t *testing.T) {
 	}
 	if m.logs.FilterMessage("hook panicked").Len() != 1 {
 		t.Error("the panic of a hook was not logged")
+	}
+}
+
+func TestNotificationsToAMonitorAreNotKept(t *testing.T) {
+	ctx := testContext(t)
+	var kept atomic.Int64
+	cluster := calmClusterOfOne(t)
+	m := openReady(t, cluster, func(c *hasql.Config) {
+		c.Checker = hasql.CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (hasql.Report, error) {
+			if _, err := conn.Exec(ctx, "listen news"); err != nil {
+				return hasql.Report{}, err
+			}
+			if _, err := conn.WaitForNotification(canceled()); err == nil {
+				kept.Add(1)
+			}
+			return hasql.StandardChecker{}.Check(ctx, conn)
+		})
+	})
+	for i := range 100 {
+		_, err := m.Master().Exec(ctx, "select pg_notify('news', $1)", fmt.Sprint(i))
+		must(t, err)
+	}
+	for range 3 {
+		must(t, m.WaitNextCheck(ctx))
+	}
+	if n := kept.Load(); n > 0 {
+		t.Errorf("%d notifications were kept for the monitor", n)
 	}
 }
