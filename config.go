@@ -70,7 +70,8 @@ type Config struct {
 	MasterAsReplicaWeight float64
 
 	// MaxReplicaLag leaves out replicas that are known to be further behind than this, and those that do not tell their
-	// position. The default, 0, allows any lag. It is measured by probes, so what is read may be older by CheckInterval.
+	// position. The default, 0, allows any lag. It is measured by probes, so what is read may be older by CheckInterval; New
+	// warns of a limit below that.
 	//
 	// While a master that was known does not answer, it may have written what a replica lacks: for so long the replica counts
 	// as behind, but not for longer than its last transaction is old. Where no master was known yet, replicas are measured by
@@ -359,6 +360,15 @@ func (c *Config) problems() (list []string) {
 			refuse("Nodes: the pool of %q has more than one host", n.Name)
 		}
 		list = append(list, poolProblems(n.Pool)...)
+	}
+	return list
+}
+
+// doubts says, after setDefaults, what makes less sense than it seems to.
+func (c *Config) doubts() (list []string) {
+	if c.MaxReplicaLag > 0 && c.MaxReplicaLag < c.CheckInterval {
+		list = append(list, fmt.Sprintf("MaxReplicaLag (%v) is shorter than CheckInterval (%v), by which lag is measured: what is read may be older than the limit",
+			c.MaxReplicaLag, c.CheckInterval))
 	}
 	return list
 }

@@ -10,6 +10,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/pghasql/hasql/internal/pgfake"
 )
 
 // isolate keeps the environment of whoever runs the tests out of them.
@@ -409,6 +414,18 @@ func TestEmptyDSNIsTold(t *testing.T) {
 	t.Setenv("PGHOST", "h1")
 	if warned("") {
 		t.Error("the environment names a host")
+	}
+}
+
+func TestNewWarnsOfALagLimitThatProbesAreTooRareFor(t *testing.T) {
+	for limit, want := range map[time.Duration]int{0: 0, 999 * time.Millisecond: 1, time.Second: 0, time.Minute: 0} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			core, logs := observer.New(zapcore.WarnLevel)
+			open(t, c, func(c *Config) { c.MaxReplicaLag, c.Logger = limit, zap.New(core) })
+			if got := logs.FilterMessageSnippet("is shorter than CheckInterval (1s)").Len(); got != want {
+				t.Errorf("%v: %d warnings", limit, got)
+			}
+		})
 	}
 }
 

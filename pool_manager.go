@@ -85,7 +85,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 		pm.pools = append(pm.pools, pool)
 		nodes[i].load = pool.load
 	}
-	for _, warning := range config.warnings {
+	for _, warning := range append(config.warnings, config.doubts()...) {
 		pm.log.Warn(warning)
 	}
 

@@ -41,7 +41,7 @@ func WithMasterAsReplicaWeight(weight float64) RouteOption {
 }
 
 // WithMaxLag leaves out replicas further behind than d, instead of [Config.MaxReplicaLag], which says what that means; 0
-// allows any lag.
+// allows any lag. Nobody warns of one below [Config.CheckInterval].
 func WithMaxLag(d time.Duration) RouteOption {
 	return func(w *want) { w.maxLag = max(d, 0) }
 }
