@@ -296,10 +296,13 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		pm.end(prev)
 		return
 	}
+	hunting, hunted := !next.lostAt.IsZero(), !prev.lostAt.IsZero()
 	for i, p := range pm.pools {
 		old, new := &prev.nodes[i], &next.nodes[i]
 		changed := old.Role != new.Role || old.Status != new.Status
-		p.traffic.view(new, !next.lostAt.IsZero())
+		if changed || hunting != hunted || new.probe != old.probe {
+			p.traffic.view(new, hunting)
+		}
 		switch severed := new.Status.severed(); {
 		case severed && changed:
 			reason := &NodeDownError{Node: p.name, Status: new.Status, Cause: new.Cause}
@@ -334,7 +337,7 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 			pm.monitors[i].wish() // which may have gone to rest before this was known
 		}
 	}
-	if prev.lostAt.IsZero() && !next.lostAt.IsZero() {
+	if hunting && !hunted {
 		pm.wishAll() // the hunt begins now, not when the others are due
 		for i, p := range pm.pools {
 			if next.nodes[i].Role == RoleReplica {
