@@ -343,10 +343,26 @@ func TestCertificatesAreReplacedWhileServing(t *testing.T) {
 	mark := m.mark()
 
 	// A new one of the same authority: nobody notices.
+	enough, served := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			select {
+			case <-enough:
+				served <- nil
+				return
+			default:
+				_, err = m.Master().Exec(ctx, "insert into t values (0)")
+			}
+		}
+		served <- err
+	}()
 	cert, key := s.ca.issue(t, s.host(n.Node))
 	must(t, s.show(n.Node, cert, key))
 	reload(t, n)
 	fill(t, m, 4)()
+	close(enough)
+	must(t, <-served)
 	if !seen.saw(t, cert) {
 		t.Error("no connection was shown the new certificate")
 	}
