@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -432,6 +433,44 @@ func TestClientCertificates(t *testing.T) {
 		})
 	}
 }
+
+func TestClientCertificatesRotateThroughBeforeConnect(t *testing.T) {
+	ctx := testContext(t)
+	s := startSecured(t, 0, "cert")
+	var current atomic.Pointer[tls.Certificate]
+	rotate := func() (serial string) {
+		t.Helper()
+		pair, err := tls.X509KeyPair(pemPair(s.ca.issue(t, "app")))
+		must(t, err)
+		current.Store(&pair)
+		return pair.Leaf.SerialNumber.String()
+	}
+	serial := rotate()
+	m := open(t, s.DSN(), func(c *hasql.Config) {
+		c.Nodes[0].Pool.BeforeConnect = func(_ context.Context, config *pgx.ConnConfig) error {
+			config.TLSConfig.Certificates = []tls.Certificate{*current.Load()}
+			return nil
+		}
+	})
+	must(t, m.Ready(ctx, 1, 0))
+	shown := "select client_serial::text from pg_stat_ssl where pid = pg_backend_pid()"
+	if got := scan[string](t, m.Master(), shown); got != serial {
+		t.Errorf("the server was shown %s, not %s", got, serial)
+	}
+	serial = rotate()
+	endSessions(t, s.at(0), 0)
+	writeAgain(t, m)
+	if got := scan[string](t, m.Master(), shown); got != serial {
+		t.Errorf("the server was shown %s, not the new %s", got, serial)
+	}
+	for _, got := range scan[[]string](t, connect(t, s.at(0)), "select array_agg(client_serial::text) from pg_stat_ssl join pg_stat_activity using (pid) where usename = 'app'") {
+		if got != serial { // the monitor's too
+			t.Errorf("a session of %s", got)
+		}
+	}
+}
+
+func pemPair(cert, key string) (certPEM, keyPEM []byte) { return []byte(cert), []byte(key) }
 
 func TestChannelBindingThatIsMissingIsToldByNodeAndCause(t *testing.T) {
 	s := startSecured(t, 0, "password")
