@@ -136,6 +136,9 @@ func (n *nodePool) enterDial(ctx context.Context, attempt *dialTracer) (err erro
 		n.dials.leave()
 		return err
 	}
+	if e, ok := ctx.Value(extraKey{}).(*extra); ok {
+		close(e.dialled)
+	}
 	return nil
 }
 

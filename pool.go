@@ -38,7 +38,6 @@ type nodePool struct {
 	doubts      atomic.Int64  // how many those are
 	atLeast     int           // connections that the pool shall have open
 	filling     atomic.Int32  // whether they are being opened
-	waiting     atomic.Int64  // acquires that may have to wait
 	lookout     lookout
 
 	ended atomic.Int64 // sockets of which nothing can be read any more, and which are not closed yet
@@ -147,6 +146,9 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		if !awaited(ctx) {
 			return errNotAwaited
+		}
+		if e, ok := ctx.Value(extraKey{}).(*extra); ok {
+			e.begin()
 		}
 		c.Tracer = tracer
 		if before != nil {
@@ -260,8 +262,6 @@ func (n *nodePool) tryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent tim
 
 // borrow gets a connection, for which it may wait until the context of its place ends. The caller has counted it as lent.
 func (n *nodePool) borrow(p *place) (*pgxpool.Conn, error) {
-	n.waiting.Add(1)
-	defer n.waiting.Add(-1)
 	conn, err := n.pool.Acquire(p)
 	if err != nil {
 		n.load.lent.Add(-1)
@@ -382,23 +382,85 @@ func (n *nodePool) restore() {
 	n.severed.Store(nil)
 }
 
-// fill opens connections until the pool has so many. pgxpool would do so at its next health check only, and for MinConns
-// only. Until it is through, reads go to other nodes if there are any. It gives way to whoever waits for a connection.
+// fill has the pool open connections until it has so many or is being given them. pgxpool would do so at its next health
+// check only, and for MinConns only. Until it is through, reads go to other nodes if there are any.
 func (n *nodePool) fill(goal int) {
 	defer n.filling.Add(-1)
 	ctx := new(bound)
 	ctx.bind(context.Background(), n.service.Load())
 	defer ctx.release()
-	var held []*pgxpool.Conn
-	for n.load.open.Load() < int64(min(goal, n.load.limit)) && n.waiting.Load() == 0 {
-		n.load.lent.Add(1)
-		conn, err := n.pool.Acquire(ctx)
-		if err != nil {
-			n.load.lent.Add(-1)
-			break
-		}
-		held = append(held, conn)
+	var dials sync.WaitGroup
+	defer dials.Wait()
+	for n.lacks(goal) && n.openExtra(ctx, goal, &dials) {
 	}
+}
+
+// lacks reports whether the pool has fewer connections than that and may have more, those included that are being opened.
+func (n *nodePool) lacks(goal int) bool {
+	return int(n.pool.Stat().TotalConns()) < min(goal, n.load.limit)
+}
+
+// openExtra has the pool open a connection although others may be idle. It returns as soon as the dial has been let in, so
+// that an acquire that has to dial waits behind one of ours at most; false if there is to be none.
+func (n *nodePool) openExtra(ctx context.Context, goal int, dials *sync.WaitGroup) bool {
+	e := &extra{dialled: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, extraKey{}, e))
+	e.limit = time.AfterFunc(maxHold, cancel)
+	over := make(chan bool, 1)
+	dials.Go(func() {
+		defer cancel()
+		got := true
+		for got && !e.begun.Load() && n.lacks(goal) {
+			got = n.hold(ctx, e)
+		}
+		e.begin()
+		over <- got
+	})
+	select {
+	case <-e.dialled:
+		return true
+	case got := <-over:
+		return got
+	}
+}
+
+// hold acquires a connection for e: an idle one, and when there is none the one that is opened for it.
+func (n *nodePool) hold(ctx context.Context, e *extra) bool {
+	n.load.lent.Add(1)
+	conn, err := n.pool.Acquire(ctx)
+	if err != nil {
+		n.load.lent.Add(-1)
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = append(e.held, conn)
+	return true
+}
+
+// extra is a connection that is opened although others may be idle. pgxpool opens none then, so the idle ones are held until
+// it has begun to, which takes no time. Should the pool be full in this moment they are held for maxHold at most.
+type extra struct {
+	limit   *time.Timer
+	begun   atomic.Bool
+	dialled chan struct{} // closed when its dial has been let in
+
+	mu   sync.Mutex
+	held []*pgxpool.Conn
+}
+
+const maxHold = 100 * time.Millisecond
+
+type extraKey struct{}
+
+// begin lets go of what is held: the pool is opening the connection, or will not.
+func (e *extra) begin() {
+	e.limit.Stop()
+	e.begun.Store(true)
+	e.mu.Lock()
+	held := e.held
+	e.held = nil
+	e.mu.Unlock()
 	for _, conn := range held {
 		conn.Release()
 	}

@@ -711,3 +711,51 @@ func TestConnectionsOfTheUsersOwnOutliveAStall(t *testing.T) {
 		}
 	})
 }
+
+func TestReadsGoOnWhileASpareConnectionIsDialled(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		conns := func() int32 {
+			return pm.pools[1].pool.Stat().TotalConns() + pm.pools[2].pool.Stat().TotalConns()
+		}
+		first, second := acquire(t, pm.AcquireReplica), acquire(t, pm.AcquireReplica) // of the least loaded each
+		first.Release()
+		second.Release()
+		if n := conns(); n != 2 {
+			t.Fatalf("%d connections to two replicas", n)
+		}
+		c.Node("pg2").DialTime(time.Second)
+		c.Node("pg3").DialTime(time.Second)
+		c.Node("pg1").Kill()
+		for range 900 {
+			time.Sleep(time.Millisecond)
+			if took := timed(func() { acquire(t, pm.AcquireReplica).Release() }); took != 0 {
+				t.Fatalf("a read waited for %v", took)
+			}
+		}
+		if n := conns(); n != 4 {
+			t.Errorf("%d connections, with those that are being opened", n)
+		}
+	})
+}
+
+func TestPoolOfAReturningNodeIsFilledWhateverElseItHasToDo(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) { p.MinConns, p.MaxConns = 20, 20 }))
+		ready(t, pm)
+		c.Node("pg1").Kill()
+		time.Sleep(time.Second)
+		c.Node("pg1").DialTime(150 * time.Millisecond)
+		c.Node("pg1").Start()
+		conns, _ := many(t, pm, 3, time.Minute)
+		release(conns)
+		if err := pm.Ready(t.Context(), 1, 2); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(450 * time.Millisecond)
+		if n := pm.pools[0].pool.Stat().IdleConns(); n != 20 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
