@@ -210,9 +210,7 @@ func (s *Session) readyForQuery() bool {
 	}
 	s.reported = now
 	s.backend.Send(&pgproto3.ReadyForQuery{TxStatus: s.tx.status})
-	err := s.backend.Flush()
-	s.answered()
-	return err == nil
+	return s.answer() == nil
 }
 
 // parameters returns the reported parameters that can change during a session.
@@ -249,10 +247,12 @@ func (s *Session) end() {
 	s.endLocked([]byte{})
 }
 
-// answered notes that the client has been told of what was committed.
-func (s *Session) answered() {
+// answer sends what is buffered, and with it the word of what was committed: in one step, so that whoever ends the session
+// afterwards does not take it for the end of a commit that nobody was told of.
+func (s *Session) answer() error {
 	defer s.node.cluster.lock()()
 	s.committed = false
+	return s.backend.Flush()
 }
 
 // endLocked closes the connection after its last words, or as a dead process if
