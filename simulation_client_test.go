@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -279,6 +280,23 @@ func (o *operation) pause(least, most time.Duration) {
 	case <-time.After(between(o.draws, least, most)):
 	case <-o.Done():
 	}
+}
+
+// crowd reads with more readers than a pool has connections, so that those of a node that keeps them waiting are all in use.
+func (s *simulation) crowd(step step) {
+	ctx, cancel := context.WithTimeout(context.Background(), step.wait)
+	var readers sync.WaitGroup
+	for range s.plan.maxConns + 1 {
+		readers.Go(func() {
+			for ctx.Err() == nil && !errors.Is(s.pm.routes[TargetReplica].QueryRow(ctx, "read").Scan(new(string)), ErrClosed) {
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	go func() {
+		readers.Wait()
+		cancel()
+	}()
 }
 
 // hog takes every connection of a node's pool for a while, as the work of others.

@@ -3,6 +3,7 @@ package hasql
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -55,7 +56,8 @@ func (s *simulation) finished(o *operation, name string, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && !o.impatient && !s.closed && !s.calmSince.IsZero() && o.began.After(s.calmSince) {
+	hasty := o.acquire < 3*slices.Max(s.plan.dialTime[:]) // may end while a connection is made
+	if err != nil && !o.impatient && !hasty && !s.closed && !s.calmSince.IsZero() && o.began.After(s.calmSince) {
 		s.violateLocked("liveness", "client %d: %s failed though all is well: %v", o.id, name, err)
 	}
 }
@@ -261,8 +263,8 @@ func (s *simulation) prove(v *Snapshot) {
 func (s *simulation) checkReplica(o *operation, conn *pgxpool.Conn) {
 	i := s.node(conn.Conn().Config().Host)
 	state := s.truth.nodes[i].State()
-	if !state.InRecovery || s.truth.wasRenamed() || time.Since(s.truth.lastTouched(i)) < moment {
-		return
+	if !state.InRecovery || s.truth.wasRenamed() || time.Since(s.truth.lastTouched(i)) < s.evidenceAge() {
+		return // it may have been taken for what it was before
 	}
 	since, diverged := s.truth.nodes[i].Behind()
 	s.mu.Lock()
@@ -367,11 +369,17 @@ func (s *simulation) checkCuts() {
 type window struct {
 	began   time.Time
 	probes  uint64
+	refused int  // logins
 	demands int  // what had been asked of replicas before
 	steady  bool // whether there has been a master and the node was up
 }
 
-// checkProbes is the invariant "probes": by CheckInterval while all is well, by RecoveryInterval at most.
+// mostRefusals is how many logins a node may have to refuse in a second, of a pool and a monitor that back off: at first two
+// dials of the pool at a time, after 5, 10, 20 … ms, and the monitor's as often.
+const mostRefusals = 30
+
+// checkProbes is the invariants "logins", who is refused asks less and less often, and "probes": by CheckInterval while all is
+// well, by RecoveryInterval at most.
 func (s *simulation) checkProbes() {
 	v, demands := s.pm.Snapshot(), int(s.demands.Load())
 	for i := range s.windows {
@@ -399,7 +407,11 @@ func (s *simulation) checkProbes() {
 		if count := begun - w.probes; !w.began.IsZero() && count > uint64(most) {
 			s.violate("probes", "pg%d was probed %d times in %v (calm: %v), not more than %d", i+1, count, length, calm, most)
 		}
-		*w = window{time.Now(), begun, demands, v.lostAt.IsZero() && n.Status == StatusUp}
+		refused := s.truth.nodes[i].Refused()
+		if count := refused - w.refused; !w.began.IsZero() && count > int(mostRefusals*length/time.Second) {
+			s.violate("logins", "pg%d refused %d logins in %v", i+1, count, length)
+		}
+		*w = window{time.Now(), begun, refused, demands, v.lostAt.IsZero() && n.Status == StatusUp}
 	}
 }
 

@@ -100,6 +100,11 @@ var mutations = []mutation{
 		"!m.dubious() || true ||",
 	},
 	{
+		"a node that is down is asked no longer than CheckTimeout", "liveness", "monitor.go",
+		"m.leave = min(2*m.leave, ",
+		"m.leave = min(m.leave, ",
+	},
+	{
 		"a replica that has diverged is read from", "diverged", "lag.go",
 		"if n.diverged != nil && n.Status == StatusUp {",
 		"if n.diverged != nil && n.Status == StatusDown {",

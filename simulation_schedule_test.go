@@ -19,6 +19,7 @@ type plan struct {
 	monitor     bool // the role has pg_monitor, so standbys tell their timeline
 	fallback    bool
 	latency     [3]time.Duration
+	dialTime    [3]time.Duration
 	maxConns    int
 	maxLag      time.Duration // of reads that must not be too old
 
@@ -33,7 +34,7 @@ type step struct {
 	at   time.Duration
 	do   action
 	node int           // its index, theMaster or everyNode
-	wait time.Duration // of slow, the latency; of hog, how long
+	wait time.Duration // of slow, the latency; of slow-dials, what one takes; of hog and lock, how long
 	draw int           // what else there is to choose
 }
 
@@ -104,6 +105,11 @@ func (s spec) plan() plan {
 	}
 	for i := range p.latency {
 		p.latency[i] = between(r, 150*time.Microsecond, 900*time.Microsecond)
+	}
+	if r.IntN(4) == 0 { // connecting takes long, though all is well
+		for i := range p.dialTime {
+			p.dialTime[i] = between(r, 0, 700*time.Millisecond)
+		}
 	}
 	p.maxLag = p.checkInterval + p.checkInterval/4 + between(r, 0, 500*time.Millisecond)
 	g := generator{Rand: r, now: 400 * time.Millisecond, synchronous: p.synchronous}
@@ -242,7 +248,7 @@ func (g *generator) split() {
 
 // special is one of the rarer ways for things to go wrong.
 func (g *generator) special() {
-	oneOf(g.Rand, g.spell, g.trail, g.diverge, g.refuse)()
+	oneOf(g.Rand, g.spell, g.trail, g.diverge, g.jam, g.refuse)()
 }
 
 // spell makes the database read-only for whatever session begins during it, and then writable again.
@@ -295,10 +301,24 @@ func (g *generator) diverge() {
 	g.pass(30*time.Millisecond, 400*time.Millisecond)
 }
 
-// refuse lets nobody in any more: at the master's, or anywhere.
+// jam makes reads on one node wait for a lock, more of them than its pool has connections.
+func (g *generator) jam() {
+	length := between(g.Rand, 100*time.Millisecond, 2*time.Second)
+	node := g.IntN(3)
+	g.later(0, doLock, node, length)
+	g.later(length, doUnlock, node, 0)
+	g.noise()
+	g.pass(length/2, length)
+}
+
+// refuse lets nobody in any more, or lets everybody wait at the door: the master's, or all.
 func (g *generator) refuse() {
 	node := oneOf(g.Rand, theMaster, everyNode)
-	g.add(doRefuse, node)
+	if g.IntN(2) == 0 {
+		g.later(0, doSlowDials, node, between(g.Rand, 50*time.Millisecond, 900*time.Millisecond))
+	} else {
+		g.add(doRefuse, node)
+	}
 	g.pass(0, 300*time.Millisecond)
 	if g.IntN(2) == 0 {
 		g.add(doTerminateAll, node)
@@ -306,6 +326,7 @@ func (g *generator) refuse() {
 	g.noise()
 	g.pass(10*time.Millisecond, 2*time.Second)
 	g.add(doAccept, theMaster)
+	g.add(doFastDials, theMaster)
 	g.pass(10*time.Millisecond, 300*time.Millisecond)
 }
 
@@ -338,6 +359,8 @@ var noises = []struct {
 	{do: doRename, end: doUnname},
 	{do: doReadOnly, end: doReadWrite},
 	{do: doAlter, end: doReset},
+	{do: doLock, end: doUnlock, least: 50 * time.Millisecond, most: 700 * time.Millisecond},
+	{do: doSlowDials, end: doFastDials, least: 50 * time.Millisecond, most: 900 * time.Millisecond},
 	{do: doHog, least: 10 * time.Millisecond, most: 600 * time.Millisecond},
 	{do: doCancelAll},
 	{do: doCheck},

@@ -182,6 +182,9 @@ func (s *simulation) do(step step) {
 	switch step.do {
 	case doHog:
 		s.hog(step)
+	case doLock:
+		s.truth.do(step)
+		s.crowd(step)
 	case doCancelAll:
 		s.mu.Lock()
 		defer s.mu.Unlock()

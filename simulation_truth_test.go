@@ -36,6 +36,8 @@ const (
 	doReadWrite    action = "read-write"
 	doAlter        action = "alter-database" // read-only for sessions begun from now on
 	doReset        action = "reset-database" // of the newest master
+	doLock         action = "lock"           // what reads read, with more readers than a pool has connections
+	doUnlock       action = "unlock"
 
 	// The process and the network.
 	doFreeze      action = "freeze"
@@ -47,6 +49,8 @@ const (
 	doHeal        action = "heal" // every node
 	doSlow        action = "slow"
 	doFast        action = "fast" // every node
+	doSlowDials   action = "slow-dials"
+	doFastDials   action = "fast-dials" // every node
 	doRename      action = "rename"
 	doUnname      action = "unname" // every node
 
@@ -91,6 +95,7 @@ func newTruth(p *plan) *truth {
 		tr.names[i] = n.Name()
 		tr.ill[i] = make(map[action]bool)
 		n.Latency(p.latency[i])
+		n.DialTime(p.dialTime[i])
 	}
 	handleProbe(tr.fake, tr.answer)
 	// A write that the library may repeat, as it may not the fake's own.
@@ -193,6 +198,12 @@ func (tr *truth) doTo(i int, s step) {
 		tr.alter(i)
 	case doReset:
 		tr.reset()
+	case doLock:
+		n.LockTable() // which is no illness: nothing else is to be disturbed by it
+	case doUnlock:
+		n.UnlockTable()
+	case doSlowDials:
+		tr.harm(i, doFastDials, func() { n.DialTime(s.wait) })
 	case doFreeze:
 		tr.harm(i, doThaw, n.Freeze)
 	case doCut:
@@ -245,6 +256,8 @@ func (tr *truth) mend(do action) {
 			n.SetDefaultReadOnly(false)
 		case doFast:
 			n.Latency(tr.plan.latency[i])
+		case doFastDials:
+			n.DialTime(tr.plan.dialTime[i])
 		case doResume:
 			n.ResumeReplay()
 		case doUnname:
@@ -273,12 +286,15 @@ func (tr *truth) cured(i int, do action) bool {
 
 // mendAll ends every fault and makes one working cluster of what is left.
 func (tr *truth) mendAll() {
-	for _, do := range []action{doAccept, doStarted, doReadWrite, doFast, doResume, doUnname, doHeal, doThaw} {
+	for _, do := range []action{doAccept, doStarted, doReadWrite, doFast, doFastDials, doResume, doUnname, doHeal, doThaw} {
 		tr.mend(do)
 	}
 	tr.nodes[tr.master()].Start()
 	tr.mend(doStart)
 	tr.reset()
+	for _, n := range tr.nodes {
+		n.UnlockTable()
+	}
 	tr.rejoin()
 	tr.count()
 }
