@@ -55,7 +55,8 @@ func TestConnectErrorsTellEachCauseOnce(t *testing.T) {
 		{"IPv6", "postgres://u@[2001:db8::7]:5433/d", []string{"2001:db8::7"}, "dial error: connect: connection refused"},
 		{"a name", "postgres://u@pg1/d", []string{"192.0.2.7"}, "192.0.2.7:5432: dial error: connect: connection refused"},
 		{
-			"a name of two addresses", "postgres://u@pg1/d", []string{"2001:db8::7", "192.0.2.7"},
+			"a name of two addresses", "postgres://u@pg1/d",
+			[]string{"2001:db8::7", "192.0.2.7"},
 			"[2001:db8::7]:5432: dial error: connect: connection refused, then 192.0.2.7:5432: dial error: connect: connection refused",
 		},
 		{"a name that is unknown", "postgres://u@pg1/d", nil, "lookup on 192.0.2.1:53: no such host"},

@@ -394,7 +394,7 @@ func TestCertificatesAreReplacedWhileServing(t *testing.T) {
 	cert, key = s.ca.issue(t, s.host(n.Node))
 	must(t, s.show(n.Node, cert, key))
 	reload(t, n)
-	must(t, m.Master().Ping(ctx))
+	writeAgain(t, m)
 	if events, _ := m.seen(); slices.ContainsFunc(events, func(e event) bool { return e.new.Status == hasql.StatusDown }) {
 		t.Error("the node was taken for down")
 	}
@@ -530,7 +530,7 @@ func TestPasswordsRotateThroughAFailover(t *testing.T) {
 		t.Errorf("what is told of the old password: %v", refused)
 	}
 	v.set(second)
-	must(t, m.Master().Ping(ctx))
+	writeAgain(t, m)
 
 	// It rotates again while there is no master.
 	waiting := make(chan error, 1)
