@@ -149,25 +149,71 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 // longer and longer, when they are worth another try; and where nodes may come to fit by the next probe it asks for one,
 // after longer and longer. It reports whether it ended or asked so.
 func (r *Route) pause(ctx context.Context, s *Snapshot, retry bool, round int) bool {
-	news := s.changed
-	var again <-chan time.Time
+	var again time.Duration
 	switch {
 	case retry:
-		again = time.After(jittered(backedOff(minDialBackoff, round, maxDialBackoff)))
+		again = jittered(backedOff(minDialBackoff, round, maxDialBackoff))
 	case r.want.volatile():
+		again = backedOff(r.pm.config.RecoveryInterval, round-1, r.pm.config.CheckInterval)
+	default:
+		r.pm.awaitChange(ctx, s)
+		return false
+	}
+	news := s.changed
+	if !retry {
 		news = s.next
-		again = time.After(backedOff(r.pm.config.RecoveryInterval, round-1, r.pm.config.CheckInterval))
 	}
 	select {
 	case <-news:
 	case <-ctx.Done():
-	case <-again:
+	case <-time.After(again):
 		if !retry {
-			r.pm.wishAll()
+			r.pm.wishFor(s, 0)
 		}
 		return true
 	}
 	return false
+}
+
+// awaitChange waits until some node has another role or status, and has the nodes asked meanwhile.
+func (pm *PoolManager) awaitChange(ctx context.Context, s *Snapshot) {
+	lately := min(max(wishInterval, pm.config.RecoveryInterval), pm.config.CheckInterval)
+	timer := time.NewTimer(pm.wishFor(s, lately))
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.changed:
+			return
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			timer.Reset(pm.wishFor(pm.cluster.snapshot(), lately))
+		}
+	}
+}
+
+// wishInterval is how long ago a node may have been asked before an acquire that waits for it has it asked again: so short
+// that even a caller with half a second gets to know, and so long that a cluster that stays without a master for hours is
+// left in peace. What one acquire wishes for does for all others.
+const wishInterval = 250 * time.Millisecond
+
+// wishFor asks for a probe of each node that may come to fit where none does, unless it has been asked lately. It returns
+// when the first of them is to be asked again. A master needs no probe: it fits already, or must cease to be one first,
+// which its monitor sees.
+func (pm *PoolManager) wishFor(s *Snapshot, lately time.Duration) (again time.Duration) {
+	again = lately
+	for i := range s.nodes {
+		n, m := &s.nodes[i], pm.monitors[i]
+		if n.Role == RoleMaster {
+			continue
+		}
+		if left := lately - time.Since(n.CheckedAt); left > 0 {
+			again = min(again, left)
+		} else if !m.asking.Load() {
+			m.wish()
+		}
+	}
+	return again
 }
 
 // backedOff is first, doubled for each round after round 0, up to most. Before round 0 there is nothing to wait for.
