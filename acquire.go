@@ -105,7 +105,9 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 			return nil, ErrClosed
 		}
 		if ctx.Err() != nil {
-			return nil, r.pm.noNode(ctx, r.want.target.String(), started, tried)
+			err := r.pm.noNode(ctx, r.want.target.String(), started, tried)
+			err.InUse = inUse(t.all)
+			return nil, err
 		}
 		choice := &t.choice
 		if len(failed) > 0 {
@@ -225,7 +227,7 @@ func backedOff(first time.Duration, round int, most time.Duration) time.Duration
 }
 
 // noNode makes the error of a wait that ended in vain.
-func (pm *PoolManager) noNode(ctx context.Context, wanted string, started time.Time, tried map[string]error) error {
+func (pm *PoolManager) noNode(ctx context.Context, wanted string, started time.Time, tried map[string]error) *NoNodeError {
 	return &NoNodeError{
 		Wanted: wanted,
 		Waited: time.Since(started),
@@ -234,4 +236,15 @@ func (pm *PoolManager) noNode(ctx context.Context, wanted string, started time.T
 		cause:  context.Cause(ctx),
 		tried:  tried,
 	}
+}
+
+// inUse returns how many connections the candidates may have, if all are in use, else 0.
+func inUse(cs []Candidate) (n int) {
+	for i := range cs {
+		if cs[i].load.free() > 0 {
+			return 0
+		}
+		n += cs[i].load.limit
+	}
+	return n
 }

@@ -40,6 +40,9 @@ type NoNodeError struct {
 	Wanted string        // what was asked for: "master", "replica", …
 	Waited time.Duration // how long
 	Nodes  []NodeState   // what every node looked like at the end
+	// InUse is how many connections the nodes of the wanted role may have, if there were such nodes and all of these
+	// connections were in use: the pools are too small, or somebody keeps what he should release. Otherwise it is 0.
+	InUse int
 
 	ended error            // why the wait ended
 	cause error            // of that, if the caller gave one
@@ -52,7 +55,11 @@ func (e *NoNodeError) Error() string {
 	if e.Waited < time.Millisecond {
 		waited = "and no time to wait"
 	}
-	fmt.Fprintf(&b, "hasql: no %s %s (%v)", e.Wanted, waited, e.cause)
+	if e.InUse > 0 {
+		fmt.Fprintf(&b, "hasql: no connection to a %s %s: all %d are in use (%v)", e.Wanted, waited, e.InUse, e.cause)
+	} else {
+		fmt.Fprintf(&b, "hasql: no %s %s (%v)", e.Wanted, waited, e.cause)
+	}
 	for i := range e.Nodes {
 		n := &e.Nodes[i]
 		b.WriteString("; ")

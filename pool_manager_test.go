@@ -121,8 +121,11 @@ func TestFullPool(t *testing.T) {
 		if took := time.Since(began); took != DefaultAcquireTimeout || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: %v", took, err)
 		}
-		if !strings.Contains(fmt.Sprint(err), "pg1:5432 up master, 4 of 4 connections in use") {
-			t.Errorf("%v does not say that the pool is full", err)
+		none, _ := errors.AsType[*NoNodeError](err)
+		for _, part := range []string{"hasql: no connection to a master within 30s: all 4 are in use (AcquireTimeout", "pg1:5432 up master, 4 of 4 connections in use"} {
+			if !strings.Contains(fmt.Sprint(err), part) || none.InUse != 4 {
+				t.Errorf("%v (%d) does not say %q", err, none.InUse, part)
+			}
 		}
 		if s := status(pm, "pg1"); s != StatusUp {
 			t.Errorf("a node whose pool is full is %s", s)

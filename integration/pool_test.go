@@ -56,7 +56,7 @@ func TestFullPoolIsNoDeadNode(t *testing.T) {
 	}
 	err := acquireWithin(t, m, ctx)
 	outOfBudget(t, err)
-	if text := err.Error(); !strings.Contains(text, "no master within") || !strings.Contains(text, cluster.Addr()+" up master, 2 of 2 connections in use") {
+	if text := err.Error(); !strings.Contains(text, "all 2 are in use") || !strings.Contains(text, cluster.Addr()+" up master, 2 of 2 connections in use") {
 		t.Errorf("the error of an acquire from a full pool: %v", err)
 	}
 	waiting := make(chan error, 1)
