@@ -358,9 +358,10 @@ func TestStatementWhoseSessionIsTerminatedIsNotRepeatedWhateverElseIsWrong(t *te
 func TestNodeThatWasDownBeforeTheErrorDoesNotLeave(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pg1, ran := c.Node("pg1"), 0
-		var pid uint32
+		var pid atomic.Uint32
 		c.Handle(slow, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
-			ran, pid = ran+1, s.PID()
+			ran++
+			pid.Store(s.PID())
 			return slowly(s, args)
 		}, pgfake.Text("slow"))
 		pm := open(t, c)
@@ -368,7 +369,7 @@ func TestNodeThatWasDownBeforeTheErrorDoesNotLeave(t *testing.T) {
 		at(400*time.Millisecond, func() {
 			pg1.StartingUp(true)
 			for _, other := range pg1.PIDs() {
-				if other != pid {
+				if other != pid.Load() {
 					pg1.Terminate(other)
 				}
 			}
@@ -378,7 +379,7 @@ func TestNodeThatWasDownBeforeTheErrorDoesNotLeave(t *testing.T) {
 				t.Errorf("the node is %v", s)
 			}
 			pg1.StartingUp(false)
-			pg1.Terminate(pid)
+			pg1.Terminate(pid.Load())
 		})
 		if _, err := pm.Master().Exec(t.Context(), slow); !isFatal(err, "57P01") || ran != 1 {
 			t.Errorf("it ran %d times: %v", ran, err)
