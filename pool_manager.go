@@ -194,20 +194,20 @@ func setOf(masters, replicas int) string {
 
 // WaitNextCheck blocks until every node has been probed, successfully or not, by a probe that began after the call, or
 // until ctx ends. It asks the monitors for these probes; calls at the same time share them. A node that does not answer
-// counts as probed after CheckTimeout, and at once if that has been found out before the call and it is still being asked.
+// counts as probed CheckTimeout after it was asked, also if that was before the call and it is still being asked.
 // One that has just refused a connection is dialled again once that is due, within CheckInterval at most. Errors are
 // [ErrClosed] and [*NoNodeError].
 func (pm *PoolManager) WaitNextCheck(ctx context.Context) error {
-	begun, hung := make([]uint64, len(pm.monitors)), make([]bool, len(pm.monitors))
-	s := pm.cluster.snapshot()
+	begun := make([]uint64, len(pm.monitors))
 	for i, m := range pm.monitors {
 		begun[i] = m.probes.Load()
-		hung[i] = m.asking.Load() && s.nodes[i].probe == begun[i]
 	}
 	pm.wishAll()
 	return pm.await(ctx, "full round of probes", func(s *Snapshot) bool {
-		for i := range s.nodes {
-			if s.nodes[i].probe <= begun[i] && !hung[i] {
+		for i, m := range pm.monitors {
+			probe := s.nodes[i].probe
+			hung := probe == begun[i] && m.asking.Load() && m.probes.Load() == begun[i]
+			if probe <= begun[i] && !hung {
 				return false
 			}
 		}

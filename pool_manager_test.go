@@ -304,6 +304,29 @@ func TestWaitNextCheckWithAHungNode(t *testing.T) {
 	})
 }
 
+func TestWaitNextCheckWithANodeThatHangsAlready(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, func(config *Config) { config.DownTimeout = time.Hour })
+		ready(t, pm)
+		c.Node("pg3").Freeze()
+		pm.monitors[2].wish()
+		time.Sleep(DefaultRecoveryInterval) // now it is being asked, and nobody knows yet that it hangs
+		for _, most := range []time.Duration{DefaultCheckTimeout, DefaultRecoveryInterval} {
+			if took := timed(func() {
+				if err := pm.WaitNextCheck(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}); took > most {
+				t.Errorf("it took %v", took)
+			}
+		}
+		if s := status(pm, "pg3"); s != StatusSuspect {
+			t.Errorf("pg3 is %s", s)
+		}
+		c.Node("pg3").Thaw()
+	})
+}
+
 func TestCloseEndsEverything(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c)
