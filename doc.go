@@ -71,6 +71,8 @@
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
 //   - A replica that has diverged (it has WAL that the new master lacks) is known by its position alone, as long as the master
 //     is behind that, or where it may tell its timeline (pg_monitor). Once known it is left out until it is restarted.
+//   - A replica that was built by a base backup while commits waited for a synchronous standby acknowledges these, and does
+//     not show them before the next commit, or for 15 s, though its position is past them. AtLeast cannot see that.
 //   - Fencing, lag and identity need the functions that [StandardChecker] names. Behind a pooler, or on a product that
 //     lacks them, roles still work; a warning says what does not.
 package hasql

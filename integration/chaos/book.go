@@ -14,7 +14,7 @@ type book struct {
 	news       chan struct{} // closed and replaced by each operation
 	done       map[*client]int
 	ops        []op               // of this round
-	missed     int                // reads of this round on a diverged replica that lacked what they were promised
+	missed     int                // reads of this round on a doubtful replica that lacked what they were promised
 	claims     []*claim           // all writes
 	reads      int                // answered
 	promised   int                // of them, of what was known to be written
@@ -99,7 +99,7 @@ func (b *book) see(c *client, seen change, promised bool) {
 	}
 }
 
-// miss takes note of a read on a diverged replica that lacked what it was promised.
+// miss takes note of a read on a doubtful replica that lacked what it was promised.
 func (b *book) miss() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

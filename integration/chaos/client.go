@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -114,7 +115,7 @@ func (c *client) read(ctx context.Context) (node int, err error) {
 	reign := c.game.master.Load()
 	missed := promised && seen.version < wanted.version && wanted.epoch == reign.epoch
 	switch {
-	case missed && node == reign.diverged:
+	case missed && slices.Contains(reign.doubtful, node):
 		c.game.book.miss()
 	case missed:
 		c.game.book.accuse("%s: n%d has %v, though it is said to have the WAL up to %s, with %v", c, node+1, seen, wanted.lsn, wanted.change)

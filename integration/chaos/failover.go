@@ -28,7 +28,7 @@ type result struct {
 	unknown   int // of them, without word of what became of them
 	inEffect  int // of these, in the history
 	lost      int // acknowledged
-	missed    int // reads on a diverged replica that lacked what they were promised
+	missed    int // reads on a doubtful replica that lacked what they were promised
 	took      time.Duration
 }
 
@@ -127,7 +127,7 @@ func (f *failover) elect(ctx context.Context) error {
 		f.crown(other)
 		return f.nodes[f.next].Promote(ctx)
 	}
-	f.crown(nobody)
+	f.crown()
 	if err := f.nodes[f.next].Promote(ctx); err != nil {
 		return err
 	}
@@ -136,8 +136,8 @@ func (f *failover) elect(ctx context.Context) error {
 
 // crown begins the reign of the next master, just before its promotion: nobody else can acknowledge a write from now on,
 // but in an asynchronous round to services that do not know.
-func (f *failover) crown(diverged int) {
-	r := &reign{node: f.next, epoch: f.master.Load().epoch, lossy: f.asynchronous, diverged: diverged}
+func (f *failover) crown(doubtful ...int) {
+	r := &reign{node: f.next, epoch: f.master.Load().epoch, lossy: f.asynchronous, doubtful: doubtful}
 	if r.lossy {
 		r.epoch++
 	}
@@ -160,7 +160,7 @@ func (f *failover) dethrone(ctx context.Context) error {
 	if err := f.nodes[second].Kill(); err != nil {
 		return err
 	}
-	f.crown(nobody)
+	f.crown()
 	return f.nodes[f.next].Promote(ctx)
 }
 
@@ -190,6 +190,7 @@ func (f *failover) end(ctx context.Context) error {
 
 // rejoin makes replicas of those that have fallen, and sees that the services go on with a whole cluster.
 func (f *failover) rejoin(ctx context.Context) error {
+	f.doubt(f.fallen)
 	for _, i := range f.fallen {
 		rejoin := f.nodes[i].Rejoin
 		if f.rebuild && i == f.old {
@@ -200,9 +201,6 @@ func (f *failover) rejoin(ctx context.Context) error {
 		}
 	}
 	if f.asynchronous {
-		healed := *f.master.Load()
-		healed.diverged = nobody
-		f.master.Store(&healed)
 		if err := f.cluster.SetSynchronous(ctx, f.nodes[f.next], 1); err != nil {
 			return err
 		}
@@ -212,5 +210,16 @@ func (f *failover) rejoin(ctx context.Context) error {
 			return fmt.Errorf("the %s service: %w", s.name, err)
 		}
 	}
-	return f.progress(ctx, none)
+	if err := f.progress(ctx, none); err != nil {
+		return err
+	}
+	f.doubt(nil)
+	return nil
+}
+
+// doubt says of which replicas the position may not tell what they show.
+func (f *failover) doubt(nodes []int) {
+	r := *f.master.Load()
+	r.doubtful = nodes
+	f.master.Store(&r)
 }

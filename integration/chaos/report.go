@@ -25,7 +25,7 @@ func (r result) line(number, of int) string {
 	if r.asynchronous {
 		fmt.Fprintf(&b, " lost %d", r.lost)
 	}
-	if r.backward {
+	if r.missed > 0 {
 		fmt.Fprintf(&b, " missed %d", r.missed)
 	}
 	fmt.Fprintf(&b, "  %.1f s", r.took.Seconds())
