@@ -51,8 +51,8 @@ func (s *simulation) within(what string, began time.Time, budget time.Duration, 
 // finished looks at the end of an operation: in time, and without an error once all is well.
 func (s *simulation) finished(o *operation, name string, err error) {
 	s.within(fmt.Sprintf("client %d: %s", o.id, name), o.began, o.limit, err)
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "25006" && s.truth.wasRenamed() {
-		return // by a connection that was made while the name led elsewhere, and is closed now
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "25006" && s.truth.misleads() {
+		return // by a connection that was made while the name led elsewhere, or a session begun read-only, and is closed now
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -451,7 +451,7 @@ func (s *simulation) checkSleepers() {
 		if before := s.sleepers[c]; before.waiting.Equal(now.waiting) {
 			now.seen = before.seen
 		}
-		if asleep[c] = now; time.Since(now.seen) > moment {
+		if asleep[c] = now; time.Since(now.seen) > moment+2*slices.Max(s.plan.dialTime[:]) {
 			s.violateLocked("asleep", "client %d has waited for a %v for %v, and pg%d is one", c.id, c.target, time.Since(c.since), i+1)
 		}
 	}

@@ -84,6 +84,7 @@ type truth struct {
 	alone      int       // the only node that works as a master, -1 if there is none or more
 	aloneSince time.Time
 	promotions int
+	altered    bool // whether the database was ever read-only for sessions that began then
 }
 
 func newTruth(p *plan) *truth {
@@ -110,6 +111,13 @@ func (tr *truth) wasRenamed() bool {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	return slices.Contains(tr.renamed[:], true)
+}
+
+// misleads reports whether a session may be other than its node: made by a name that led elsewhere, or begun read-only.
+func (tr *truth) misleads() bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.altered || slices.Contains(tr.renamed[:], true)
 }
 
 // answer is what a node says to a probe; with pg_monitor a standby also tells the timeline that it receives.
@@ -307,6 +315,9 @@ func (tr *truth) alter(i int) {
 	for j := range tr.nodes {
 		tr.harm(j, doReset, func() {})
 	}
+	tr.mu.Lock()
+	tr.altered = true
+	tr.mu.Unlock()
 	tr.nodes[i].AlterDatabase(true)
 }
 
