@@ -115,7 +115,7 @@ func TestProbeThatFailedOnceIsAskedInFullAgain(t *testing.T) {
 			failProbe(c, fullProbe, failing("pg1", code, 1))
 			c.Node("pg1").Terminate(monitorPID(c, "pg1"))
 			time.Sleep(3 * time.Second)
-			n := pm.Stat().Nodes[0]
+			n := pm.Stat().Nodes()[0]
 			if n.Role != RoleMaster || n.Report.Timeline != 1 || n.Report.Limited != nil || c.Node("pg1").QueryCount(basicProbe) > 0 {
 				t.Errorf("%s: %+v", code, n.NodeState)
 			}
@@ -130,7 +130,7 @@ func TestServerThatRefusesTheFullProbeIsAskedForItsRoleAlone(t *testing.T) {
 			pm := open(t, c)
 			ready(t, pm)
 			time.Sleep(10 * time.Second)
-			n := pm.Stat().Nodes[0]
+			n := pm.Stat().Nodes()[0]
 			if n.Role != RoleMaster || n.Report.Limited == nil || c.Node("pg1").QueryCount(fullProbe) != 1 {
 				t.Errorf("%s: %+v", code, n.NodeState)
 			}
@@ -187,7 +187,7 @@ func TestServerThatRefusesTheStateProbeKeepsItsRole(t *testing.T) {
 					t.Fatalf("%+v: pg1 is %s", test, s)
 				}
 			}
-			n := pm.Stat().Nodes[0]
+			n := pm.Stat().Nodes()[0]
 			if n.Role != RoleMaster || (n.Report.Limited != nil) != test.limited {
 				t.Errorf("%+v: %s as %s, %v", test, n.Status, n.Role, n.Report.Limited)
 			}
@@ -549,7 +549,7 @@ func TestMultiMasterKnowsTheLagAndTellsOfMasters(t *testing.T) {
 			}
 		}
 		time.Sleep(5 * time.Second)
-		behind, near := pm.Stat().Nodes[1], pm.Stat().Nodes[2]
+		behind, near := pm.Stat().Nodes()[1], pm.Stat().Nodes()[2]
 		if !behind.LagKnown || behind.LagBytes != 3*uint64(pgfake.WriteSize) || behind.LagTime < 3*time.Second || behind.LagTime > 6*time.Second {
 			t.Errorf("pg2 is %v and %d bytes behind (%v)", behind.LagTime, behind.LagBytes, behind.LagKnown)
 		}
@@ -745,7 +745,7 @@ func TestReadOnlyNodeIsReadThoughNewSessionsAreRefusedOrSlow(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			for range 300 {
 				time.Sleep(100 * time.Millisecond)
-				if n := pm.Stat().Nodes[0]; n.Role != RoleReplica {
+				if n := pm.Stat().Nodes()[0]; n.Role != RoleReplica {
 					t.Fatalf("slow: %v, and pg1 is %s %s: %v", slow, n.Status, n.Role, n.Cause)
 				}
 			}
@@ -884,7 +884,7 @@ func TestLatencyStartsAnewAfterAFailure(t *testing.T) {
 		c.Node("pg2").Latency(40 * time.Millisecond)
 		c.Node("pg2").Start()
 		ready(t, pm)
-		if n := pm.Stat().Nodes[1]; n.Latency != 40*time.Millisecond {
+		if n := pm.Stat().Nodes()[1]; n.Latency != 40*time.Millisecond {
 			t.Errorf("answers take 40 ms, and the latency is %v", n.Latency)
 		}
 	})

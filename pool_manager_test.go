@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -167,7 +168,7 @@ func TestThousandWaitersCostNoProbesOfTheirOwn(t *testing.T) {
 				})
 			}
 			all.Wait()
-			if s := pm.Stat().Targets[TargetMaster]; s.Acquires != int64(waiters) || s.Waits != int64(waiters) || s.Failures != 0 || s.WaitTime < time.Duration(waiters)*2*time.Second {
+			if s := pm.Stat().Target(TargetMaster); s.Acquires != int64(waiters) || s.Waits != int64(waiters) || s.Failures != 0 || s.WaitTime < time.Duration(waiters)*2*time.Second {
 				t.Errorf("counted %+v", s)
 			}
 		})
@@ -624,17 +625,33 @@ func TestStat(t *testing.T) {
 		acquire(t, pm.AcquireReplica).Release()
 		time.Sleep(500 * time.Millisecond)
 		st := pm.Stat()
-		n := st.Nodes[0]
+		n := st.Nodes()[0]
 		if n.Name != "pg1:5432" || n.Role != RoleMaster || n.Status != StatusUp || n.Pool.AcquiredConns() != 1 || n.InUse() != 1 || n.Free() != 3 {
 			t.Errorf("pg1: %+v", n)
 		}
-		if n.Acquires[TargetMaster] != 4 || n.Acquires[TargetReplica] != 1 || st.Targets[TargetMaster].Acquires != 4 || st.Targets[TargetReplica].Acquires != 1 {
-			t.Errorf("acquires of pg1 %v, in total %+v", n.Acquires, st.Targets)
+		if n.Acquires(TargetMaster) != 4 || n.Acquires(TargetReplica) != 1 || st.Target(TargetMaster).Acquires != 4 || st.Target(TargetReplica).Acquires != 1 {
+			t.Errorf("acquires of pg1 %d and %d, in total %+v", n.Acquires(TargetMaster), n.Acquires(TargetReplica), st.Target(TargetMaster))
 		}
 		if n.Age < 0 || n.Age > DefaultCheckInterval*11/10 {
 			t.Errorf("age of the evidence %v", n.Age)
 		}
-		if n := st.Nodes[1]; n.Status != StatusDown || n.Cause == nil {
+		if st.Snapshot() != pm.Snapshot() {
+			t.Error("the numbers belong to another snapshot")
+		}
+		all := make(map[Target]int64)
+		for target, counts := range st.Targets() {
+			all[target] += counts.Acquires
+		}
+		if want := map[Target]int64{TargetAny: 0, TargetMaster: 4, TargetReplica: 1, TargetPreferReplica: 0}; !maps.Equal(all, want) {
+			t.Errorf("acquires %v", all)
+		}
+		for range st.Targets() {
+			break
+		}
+		if n.Acquires(Target(9)) != 0 || st.Target(Target(9)) != (TargetStat{}) {
+			t.Error("numbers of no target")
+		}
+		if n := st.Nodes()[1]; n.Status != StatusDown || n.Cause == nil {
 			t.Errorf("pg2: %+v", n)
 		}
 	})
@@ -648,7 +665,7 @@ func TestMasterAsReplicaWeightIsAShare(t *testing.T) {
 		for range 4000 {
 			acquire(t, route.Acquire).Release()
 		}
-		near(t, "reads on the master", float64(pm.Stat().Nodes[0].Acquires[TargetReplica])/4000, 0.3)
+		near(t, "reads on the master", float64(pm.Stat().Nodes()[0].Acquires(TargetReplica))/4000, 0.3)
 		c.Node("pg2").Kill()
 		c.Node("pg3").Kill()
 		synctest.Wait()

@@ -155,7 +155,7 @@ func TestHealthCheckOfThePoolMayDial(t *testing.T) {
 			conn.Release()
 		}
 		time.Sleep(time.Minute)
-		if n := pm.Stat().Nodes[0].Pool.IdleConns(); n != 3 {
+		if n := pm.Stat().Nodes()[0].Pool.IdleConns(); n != 3 {
 			t.Errorf("%d idle connections", n)
 		}
 	})
@@ -463,11 +463,11 @@ func TestHijackedConnectionsDoNotCountForEver(t *testing.T) {
 			}
 		}
 		time.Sleep(30 * time.Second)
-		if n := pm.Stat().Nodes[0]; n.InUse() != 1 || n.Free() != 3 {
+		if n := pm.Stat().Nodes()[0]; n.InUse() != 1 || n.Free() != 3 {
 			t.Errorf("%d in use, %d free beside one that is lent", n.InUse(), n.Free())
 		}
 		held.Release()
-		if n := pm.Stat().Nodes[0]; n.InUse() != 0 || n.Free() != 4 {
+		if n := pm.Stat().Nodes()[0]; n.InUse() != 0 || n.Free() != 4 {
 			t.Errorf("%d in use, %d free", n.InUse(), n.Free())
 		}
 	})

@@ -92,7 +92,7 @@ func TestRowIsScannedOnce(t *testing.T) {
 		if err := pm.Master().QueryRow(t.Context(), "read").Scan(new(pgtype.DriverBytes)); err == nil {
 			t.Error("bytes of the driver outlive the row")
 		}
-		if lent := pm.Stat().Nodes[0].Pool.AcquiredConns(); lent != 0 {
+		if lent := pm.Stat().Nodes()[0].Pool.AcquiredConns(); lent != 0 {
 			t.Errorf("%d connections are lent", lent)
 		}
 	})
@@ -110,7 +110,7 @@ func TestRowsThatAreMisreadGiveTheirConnectionBack(t *testing.T) {
 		if err := rows.Scan(&number); err == nil {
 			t.Error("the name of a node is a number")
 		}
-		if lent := pm.Stat().Nodes[0].Pool.AcquiredConns(); lent != 0 {
+		if lent := pm.Stat().Nodes()[0].Pool.AcquiredConns(); lent != 0 {
 			t.Errorf("%d connections are lent", lent)
 		}
 	})

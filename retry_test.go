@@ -114,7 +114,7 @@ func TestStatementThatAStoppedServerSendsBackRunsOnTheNext(t *testing.T) {
 				if took := time.Since(began); took < 1800*time.Millisecond || took > 1812*time.Millisecond {
 					t.Errorf("it took %v, of which a second on the new master", took)
 				}
-				for _, n := range pm.Stat().Nodes {
+				for _, n := range pm.Stat().Nodes() {
 					if lent := n.Pool.AcquiredConns(); lent != 0 {
 						t.Errorf("%d connections of %s are still lent", lent, n.Name)
 					}

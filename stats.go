@@ -1,17 +1,44 @@
 package hasql
 
 import (
+	"iter"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Stat is what a [PoolManager] counted until the moment of [PoolManager.Stat].
+// Stat is what a [PoolManager] had counted at the moment of [PoolManager.Stat], and what its nodes were then.
 type Stat struct {
-	Nodes []NodeStat // in the order of the configuration
-	// Targets holds the totals by what was asked for, indexed by [Target].
-	Targets [targets]TargetStat
+	snapshot *Snapshot
+	nodes    []NodeStat
+	targets  [targets]TargetStat
+}
+
+// Snapshot returns the view of the nodes that the numbers of nodes belong to.
+func (s *Stat) Snapshot() *Snapshot { return s.snapshot }
+
+// Nodes returns every node in the order of the configuration. The slice is the caller's.
+func (s *Stat) Nodes() []NodeStat { return slices.Clone(s.nodes) }
+
+// Target returns what became of acquires for t, from all nodes together. It is zero for a t that is no target.
+func (s *Stat) Target(t Target) TargetStat {
+	if int(t) >= targets {
+		return TargetStat{}
+	}
+	return s.targets[t]
+}
+
+// Targets returns what became of acquires for each target.
+func (s *Stat) Targets() iter.Seq2[Target, TargetStat] {
+	return func(yield func(Target, TargetStat) bool) {
+		for t := range s.targets {
+			if !yield(Target(t), s.targets[t]) {
+				return
+			}
+		}
+	}
 }
 
 // NodeStat is one node.
@@ -19,9 +46,17 @@ type NodeStat struct {
 	NodeState               // role, status and its cause, latency, lag, …
 	Age       time.Duration // of the evidence for the role; negative if there is none
 	Pool      *pgxpool.Stat
-	// Acquires counts the connections lent, indexed by what was asked for: a master that serves reads as a fallback
-	// counts them under [TargetReplica].
-	Acquires [targets]int64
+
+	acquires [targets]int64
+}
+
+// Acquires returns how many connections the node has lent to those who asked for t: a master that serves reads as a fallback
+// has lent them for [TargetReplica]. It is zero for a t that is no target.
+func (n *NodeStat) Acquires(t Target) int64 {
+	if int(t) >= targets {
+		return 0
+	}
+	return n.acquires[t]
 }
 
 // TargetStat is what became of acquires for one target.
@@ -35,22 +70,22 @@ type TargetStat struct {
 // Stat returns the present numbers. It takes a lock of each pool for a moment.
 func (pm *PoolManager) Stat() *Stat {
 	s, now := pm.cluster.snapshot(), time.Now()
-	st := &Stat{Nodes: make([]NodeStat, len(pm.pools))}
+	st := &Stat{snapshot: s, nodes: make([]NodeStat, len(pm.pools))}
 	for i, p := range pm.pools {
 		n := NodeStat{NodeState: s.nodes[i], Age: -1, Pool: p.pool.Stat()}
 		if !n.ReportedAt.IsZero() {
 			n.Age = now.Sub(n.ReportedAt)
 		}
-		for t := range n.Acquires {
-			n.Acquires[t] = p.load.acquires[t].Load()
-			st.Targets[t].Acquires += n.Acquires[t]
+		for t := range n.acquires {
+			n.acquires[t] = p.load.acquires[t].Load()
+			st.targets[t].Acquires += n.acquires[t]
 		}
-		st.Nodes[i] = n
+		st.nodes[i] = n
 	}
 	for t := range pm.waits {
-		st.Targets[t].Waits = pm.waits[t].count.Load()
-		st.Targets[t].WaitTime = time.Duration(pm.waits[t].nanoseconds.Load())
-		st.Targets[t].Failures = pm.waits[t].failures.Load()
+		st.targets[t].Waits = pm.waits[t].count.Load()
+		st.targets[t].WaitTime = time.Duration(pm.waits[t].nanoseconds.Load())
+		st.targets[t].Failures = pm.waits[t].failures.Load()
 	}
 	return st
 }

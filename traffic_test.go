@@ -240,11 +240,11 @@ func TestNodeThatComesBackGrowsIntoItsShare(t *testing.T) {
 			t.Errorf("%d connections are open where 3 shall be at least", n)
 		}
 		share := func() float64 {
-			before := pm.Stat().Nodes[1].Acquires[TargetReplica]
+			before := pm.Stat().Nodes()[1].Acquires(TargetReplica)
 			for range 2000 {
 				acquire(t, pm.AcquireReplica).Release()
 			}
-			return float64(pm.Stat().Nodes[1].Acquires[TargetReplica]-before) / 2000
+			return float64(pm.Stat().Nodes()[1].Acquires(TargetReplica)-before) / 2000
 		}
 		var shares []string
 		last := -0.05

@@ -91,7 +91,8 @@ var targetNames = map[hasql.Target]string{
 // NewStatus returns the current Status. It holds each pool's lock for a moment and never waits for a node. history may be
 // nil.
 func NewStatus(pm *hasql.PoolManager, history *History) *Status {
-	now, snapshot, stat := time.Now(), pm.Snapshot(), pm.Stat()
+	now, stat := time.Now(), pm.Stat()
+	snapshot := stat.Snapshot()
 	s := &Status{
 		At:       now,
 		Closed:   snapshot.Closed(),
@@ -102,11 +103,11 @@ func NewStatus(pm *hasql.PoolManager, history *History) *Status {
 	if since := snapshot.NoMasterSince(); !since.IsZero() {
 		s.NoMasterSeconds = seconds(now.Sub(since))
 	}
-	for i := range stat.Nodes {
-		s.Nodes = append(s.Nodes, newNode(&stat.Nodes[i]))
+	for _, n := range stat.Nodes() {
+		s.Nodes = append(s.Nodes, newNode(&n))
 	}
 	for target, name := range targetNames {
-		t := stat.Targets[target]
+		t := stat.Target(target)
 		s.Targets[name] = Target{Acquires: t.Acquires, Waits: t.Waits, WaitSeconds: t.WaitTime.Seconds(), Failures: t.Failures}
 	}
 	if history != nil {
@@ -143,7 +144,7 @@ func newNode(n *hasql.NodeStat) Node {
 		node.EvidenceAgeSeconds = seconds(n.Age)
 	}
 	for target, name := range targetNames {
-		node.Acquires[name] = n.Acquires[target]
+		node.Acquires[name] = n.Acquires(target)
 	}
 	return node
 }

@@ -250,7 +250,7 @@ func TestAThousandWaitersGetThroughAFailover(t *testing.T) {
 	must(t, next.Promote(ctx))
 	only(t, wait(), next)
 	m.idle()
-	if failures := m.Stat().Targets[hasql.TargetMaster].Failures; failures > 0 {
+	if failures := m.Stat().Target(hasql.TargetMaster).Failures; failures > 0 {
 		t.Errorf("%d acquires failed", failures)
 	}
 }
@@ -293,7 +293,7 @@ func TestRestartedNodeIsNotAskedOverOldConnections(t *testing.T) {
 	}
 	m.awaitProbe("MinConns", func(s *hasql.Snapshot) bool { // until then the library itself borrows some
 		now := state(s, n)
-		return m.Stat().Nodes[0].Pool.TotalConns() >= 3 && now.InUse() == 0
+		return m.Stat().Nodes()[0].Pool.TotalConns() >= 3 && now.InUse() == 0
 	})
 }
 

@@ -92,7 +92,7 @@ func (m *manager) silentAbout(password string, errs ...error) {
 	for _, e := range events {
 		texts = append(texts, e.String(), fmt.Sprintf("%#v %#v", e.old, e.new))
 	}
-	for _, node := range m.Stat().Nodes {
+	for _, node := range m.Stat().Nodes() {
 		texts = append(texts, node.String(), fmt.Sprintf("%#v", node))
 	}
 	for _, text := range texts {

@@ -31,11 +31,11 @@ func TestStatTellsWhatHappened(t *testing.T) {
 		t.Fatal(err)
 	}
 	st := m.Stat()
-	if len(st.Nodes) != 3 {
-		t.Fatalf("%d nodes", len(st.Nodes))
+	if len(st.Nodes()) != 3 {
+		t.Fatalf("%d nodes", len(st.Nodes()))
 	}
 	var sum hasql.TargetStat
-	for i, node := range st.Nodes {
+	for i, node := range st.Nodes() {
 		n := cluster.Nodes()[i]
 		role := map[bool]hasql.Role{true: hasql.RoleMaster, false: hasql.RoleReplica}[n == master]
 		if node.Name != n.Addr() || node.Role != role || node.Status != hasql.StatusUp || node.Age < 0 || node.Latency <= 0 {
@@ -48,22 +48,22 @@ func TestStatTellsWhatHappened(t *testing.T) {
 		if int(node.Pool.AcquiredConns()) != lent || node.InUse() != lent || node.Free() != 2-lent {
 			t.Errorf("%s: %d acquired, %d in use, %d free", node.Name, node.Pool.AcquiredConns(), node.InUse(), node.Free())
 		}
-		if n == master && (node.Acquires[hasql.TargetMaster] != 32 || node.Acquires[hasql.TargetReplica] != 30) {
-			t.Errorf("the master's acquires: %v", node.Acquires)
+		if n == master && (node.Acquires(hasql.TargetMaster) != 32 || node.Acquires(hasql.TargetReplica) != 30) {
+			t.Errorf("the master's acquires: %d and %d", node.Acquires(hasql.TargetMaster), node.Acquires(hasql.TargetReplica))
 		}
-		if n != master && (node.Acquires[hasql.TargetMaster] != 0 || node.Acquires[hasql.TargetReplica] == 0) {
-			t.Errorf("a replica's acquires: %v", node.Acquires)
+		if n != master && (node.Acquires(hasql.TargetMaster) != 0 || node.Acquires(hasql.TargetReplica) == 0) {
+			t.Errorf("a replica's acquires: %d and %d", node.Acquires(hasql.TargetMaster), node.Acquires(hasql.TargetReplica))
 		}
-		sum.Acquires += node.Acquires[hasql.TargetReplica]
+		sum.Acquires += node.Acquires(hasql.TargetReplica)
 	}
-	target := st.Targets[hasql.TargetMaster]
+	target := st.Target(hasql.TargetMaster)
 	if target.Acquires != 32 || target.Failures != 1 || target.Waits < 1 || target.WaitTime <= 0 {
 		t.Errorf("acquires from the master: %+v", target)
 	}
-	if got := st.Targets[hasql.TargetReplica]; got.Acquires != 60 || sum.Acquires != 60 || got.Failures != 0 {
+	if got := st.Target(hasql.TargetReplica); got.Acquires != 60 || sum.Acquires != 60 || got.Failures != 0 {
 		t.Errorf("acquires from replicas: %+v, by node %d", got, sum.Acquires)
 	}
-	if got := st.Targets[hasql.TargetAny]; got.Acquires != 30 {
+	if got := st.Target(hasql.TargetAny); got.Acquires != 30 {
 		t.Errorf("acquires from any node: %+v", got)
 	}
 	release()
@@ -73,7 +73,7 @@ func TestStatTellsWhatHappened(t *testing.T) {
 func TestStatOfANodeThatWasNeverHeard(t *testing.T) {
 	m := open(t, "postgres://postgres@127.0.0.1:1/postgres?sslmode=disable")
 	must(t, m.WaitNextCheck(testContext(t)))
-	node := m.Stat().Nodes[0]
+	node := m.Stat().Nodes()[0]
 	if node.Age >= 0 || node.Status != hasql.StatusDown || node.Cause == nil || node.Pool.TotalConns() != 0 {
 		t.Errorf("%v, %v old, %d connections", node.String(), node.Age, node.Pool.TotalConns())
 	}

@@ -230,7 +230,7 @@ func TestConnectionsThatAreTooOldAreReplaced(t *testing.T) {
 		c.Nodes[0].Pool.MaxConnLifetime = 20 * time.Millisecond
 		c.Nodes[0].Pool.MaxConnLifetimeJitter = 0
 	})
-	for m.Stat().Nodes[0].Pool.MaxLifetimeDestroyCount() < 5 {
+	for m.Stat().Nodes()[0].Pool.MaxLifetimeDestroyCount() < 5 {
 		must(t, m.Master().Ping(ctx))
 	}
 	m.idle()

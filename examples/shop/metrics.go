@@ -34,7 +34,7 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, value, labels...)
 	}
 	stat := c.pool.Stat()
-	for _, n := range stat.Nodes {
+	for _, n := range stat.Nodes() {
 		for _, role := range []hasql.Role{hasql.RoleMaster, hasql.RoleReplica} {
 			up := 0.0
 			if n.Role == role {
@@ -48,8 +48,8 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 		gauge(inUse, float64(n.Pool.AcquiredConns()), n.Name)
 		gauge(limit, float64(n.Pool.MaxConns()), n.Name)
 	}
-	for target, t := range stat.Targets {
-		name := hasql.Target(target).String()
+	for target, t := range stat.Targets() {
+		name := target.String()
 		counter(acquires, float64(t.Acquires), name)
 		counter(failures, float64(t.Failures), name)
 		counter(waited, t.WaitTime.Seconds(), name)

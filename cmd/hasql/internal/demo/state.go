@@ -95,7 +95,7 @@ func (b *board) State() dashboard.State {
 		state.Outages = append(state.Outages, shown(o, book.nodes))
 	}
 	state.Events = append(state.Events, book.told()...)
-	for _, n := range stage.pm.Stat().Nodes {
+	for _, n := range stage.pm.Stat().Nodes() {
 		state.Nodes = append(state.Nodes, shownNode(n))
 	}
 	if stage.keeper != nil && verdict == "" {
