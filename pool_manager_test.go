@@ -579,8 +579,10 @@ func TestNoPasswordIsTold(t *testing.T) {
 			config.Nodes[1].Pool.ConnConfig.Password = "wrong-" + password
 		})
 		at(time.Second, c.Node("pg1").Kill)
-		at(2*time.Second, func() { c.Node("pg3").RefuseLogin("3D000", `database "app" does not exist`) })
-		at(2*time.Second, c.Node("pg3").TerminateAll)
+		at(2*time.Second, func() {
+			c.Node("pg3").RefuseLogin("3D000", `database "app" does not exist`)
+			c.Node("pg3").TerminateAll()
+		})
 		time.Sleep(4 * time.Second)
 		_, err := pm.AcquireMaster(t.Context())
 		for _, part := range []string{"password authentication failed", "does not exist", "refused"} {

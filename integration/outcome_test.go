@@ -16,7 +16,7 @@ import (
 var waysToOrder = map[string]func(ctx context.Context, m *manager) error{
 	"a transaction of a route": func(ctx context.Context, m *manager) error {
 		return pgx.BeginFunc(ctx, m.Master(), func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "insert into orders values ('a transaction of a route')")
+			_, err := tx.Exec(ctx, "/* then commit */ insert into orders values ('a transaction of a route')")
 			return err
 		})
 	},
@@ -39,7 +39,7 @@ var waysToOrder = map[string]func(ctx context.Context, m *manager) error{
 		}
 		defer conn.Release()
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "insert into orders values ('"+onAConnection+"')")
+			_, err := tx.Exec(ctx, "/* then commit */ insert into orders values ('"+onAConnection+"')")
 			return err
 		})
 	},
