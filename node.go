@@ -119,7 +119,7 @@ type NodeState struct {
 
 	probe      uint64      // counts the node's probes, up to the last finished one
 	answered   bool        // whether that one was
-	answeredAt time.Time   // when the answer came that Report is
+	answeredAt time.Time   // when the first answer came with the position of Report
 	newest     uint32      // highest timeline that it was on, unless it was rolled back
 	superseded bool        // on an older timeline than the highest that was seen, by all it has said
 	diverged   *divergence // nil unless it is proven to have other data than the master

@@ -166,7 +166,10 @@ func (n *NodeState) absorb(o observation) {
 	if report.Timeline == 0 && !report.InRecovery && !n.Report.InRecovery {
 		report.Timeline = n.Report.Timeline // nor a master its timeline: the way to another leads through recovery
 	}
-	n.Report, n.ReportedAt, n.answeredAt = report, o.sent, o.at
+	if report.LSN != n.Report.LSN || report.StartTime.IsZero() || !report.StartTime.Equal(n.Report.StartTime) {
+		n.answeredAt = o.at
+	}
+	n.Report, n.ReportedAt = report, o.sent
 	took := max(o.at.Sub(o.sent), 1)
 	switch {
 	case n.Latency == 0, returned: // it may come back by another way, or as another machine

@@ -708,6 +708,12 @@ func TestDivergence(t *testing.T) {
 		{"the master was asked when the answer came", func(w *world) {
 			w.sees(0, master(2, 100)).sees(1, replica(150)).sees(0, master(2, 120))
 		}, "M R suspect"},
+		{"the master was asked before the replica said the same again", func(w *world) {
+			w.sees(0, master(2, 100)).sees(1, started(replica(150), 7)).after(time.Second)
+			sent, r := w.now, master(2, 120)
+			w.after(time.Millisecond).sees(1, started(replica(150), 7))
+			w.s = reduce(w.s, observation{node: 0, probe: 9, sent: sent, at: w.now, report: &r}, w.rules)
+		}, "M suspect suspect"},
 		{"the later answer is heard of first", func(w *world) {
 			sent, r := w.now, replica(150)
 			w.after(time.Second).sees(0, master(2, 120))
