@@ -228,10 +228,14 @@ func backedOff(first time.Duration, round int, most time.Duration) time.Duration
 
 // noNode makes the error of a wait that ended in vain.
 func (pm *PoolManager) noNode(ctx context.Context, wanted string, started time.Time, tried map[string]error) *NoNodeError {
+	nodes := slices.Clone(pm.cluster.snapshot().nodes)
+	for i := range nodes {
+		nodes[i].load = nodes[i].load.frozen() // as it is now, and not when the error is printed
+	}
 	return &NoNodeError{
 		Wanted: wanted,
 		Waited: time.Since(started),
-		Nodes:  slices.Clone(pm.cluster.snapshot().nodes),
+		Nodes:  nodes,
 		ended:  ctx.Err(),
 		cause:  context.Cause(ctx),
 		tried:  tried,

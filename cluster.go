@@ -11,7 +11,7 @@ import (
 type cluster struct {
 	current      atomic.Pointer[Snapshot]
 	observations chan observation
-	resets       chan struct{} // each asks to forget what is known
+	forgets      chan struct{} // each asks to forget what is known
 	done         chan struct{} // closed when run has ended
 
 	rules rules
@@ -22,7 +22,7 @@ type cluster struct {
 func newCluster(nodes []NodeState, now time.Time, rules rules, apply func(prev, next *Snapshot)) *cluster {
 	c := &cluster{
 		observations: make(chan observation),
-		resets:       make(chan struct{}),
+		forgets:      make(chan struct{}),
 		done:         make(chan struct{}),
 		rules:        rules,
 		apply:        apply,
@@ -46,10 +46,10 @@ func (c *cluster) observe(o observation) bool {
 	}
 }
 
-// reset has everything forgotten that was observed before. It does nothing if the cluster is closed.
-func (c *cluster) reset() {
+// forget has everything forgotten that was observed before. It does nothing if the cluster is closed.
+func (c *cluster) forget() {
 	select {
-	case c.resets <- struct{}{}:
+	case c.forgets <- struct{}{}:
 	case <-c.done:
 	}
 }
@@ -64,7 +64,7 @@ func (c *cluster) run(ctx context.Context) {
 			if next := reduce(prev, o, c.rules); next != prev {
 				c.publish(prev, next)
 			}
-		case <-c.resets:
+		case <-c.forgets:
 			prev := c.snapshot()
 			c.publish(prev, prev.forget(time.Now()))
 		case <-ctx.Done():

@@ -33,7 +33,7 @@
 //     CheckTimeout old.
 //   - Once a newer master was seen, an older one gets no write and no read until it has rejoined, not even if the newer
 //     one vanishes again; its connections are cut at once with a [*NodeDownError]. Where the cluster itself was rolled back,
-//     [PoolManager.Reset] lifts that; it is lifted at once where every node that was on the newer timeline tells
+//     [PoolManager.ForgetCluster] lifts that; it is lifted at once where every node that was on the newer timeline tells
 //     (pg_monitor) that it receives the older one.
 //   - Acquires do not fail because of the state of nodes before their budget ends, and then with a [*NoNodeError] that says
 //     what every node looked like.

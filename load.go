@@ -14,6 +14,14 @@ type nodeLoad struct {
 	acquires [targets]atomic.Int64
 }
 
+// frozen returns the present counts, which change no more.
+func (l *nodeLoad) frozen() *nodeLoad {
+	f := &nodeLoad{limit: l.limit}
+	f.lent.Store(l.lent.Load())
+	f.open.Store(l.open.Load())
+	return f
+}
+
 func (l *nodeLoad) inUse() int { return int(l.lent.Load()) }
 func (l *nodeLoad) free() int  { return l.limit - int(l.lent.Load()) }
 

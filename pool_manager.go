@@ -385,16 +385,16 @@ func (pm *PoolManager) cutAfter(grace time.Duration, sockets []*socket, reason e
 	})
 }
 
-// Reset forgets what was learnt of the nodes, as a restart of the process would: roles, timelines, the identity of the
+// ForgetCluster forgets what was learnt of the nodes, as a restart of the process would: roles, timelines, the identity of the
 // cluster. Idle connections are closed, those in use when they are released. Then the nodes are asked anew, and acquires wait
-// until they have answered. Reset itself does not wait.
+// until they have answered. ForgetCluster itself does not wait.
 //
 // It is for a cluster that was rolled back on purpose, to a backup or to the master before the last promotion: its nodes are
-// stale or foreign, for nobody on this side can tell that from an old master that has come back. That is the danger of a
-// Reset: until the newest master answers, one that was superseded is taken for it. So make sure that no such node runs.
-func (pm *PoolManager) Reset() {
-	pm.log.Info("reset: nothing is known of the nodes any more")
-	pm.cluster.reset()
+// stale or foreign, for nobody on this side can tell that from an old master that has come back. That is the danger:
+// until the newest master answers, one that was superseded is taken for it. So make sure that no such node runs.
+func (pm *PoolManager) ForgetCluster() {
+	pm.log.Info("the cluster was forgotten: nothing is known of the nodes until they are asked anew")
+	pm.cluster.forget()
 	for _, p := range pm.pools {
 		p.pool.Reset()
 	}

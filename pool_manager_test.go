@@ -141,6 +141,9 @@ func TestFullPool(t *testing.T) {
 		for _, h := range held[1:] {
 			h.Release()
 		}
+		if text := err.Error(); !strings.Contains(text, "4 of 4 connections in use") || none.Nodes[0].InUse() != 4 {
+			t.Errorf("an error tells of its moment, not of the moment when it is printed: %s", text)
+		}
 	})
 }
 

@@ -357,7 +357,7 @@ func (s *Snapshot) superseded(relation string, t uint32) error {
 			return fmt.Errorf("%s timeline %d, superseded by timeline %d", relation, t, s.timeline)
 		}
 	}
-	return fmt.Errorf("%s timeline %d, superseded by timeline %d, which no node is on now; if the cluster was rolled back on purpose, call PoolManager.Reset",
+	return fmt.Errorf("%s timeline %d, superseded by timeline %d, which no node is on now; if the cluster was rolled back on purpose, call PoolManager.ForgetCluster",
 		relation, t, s.timeline)
 }
 

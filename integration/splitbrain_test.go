@@ -203,10 +203,10 @@ func TestClusterThatIsRolledBackIsFollowed(t *testing.T) {
 	ordinary.await("a replica", func(s *hasql.Snapshot) bool { return s.ReplicaCount() == 1 })
 	must(t, ordinary.WaitNextCheck(ctx))
 	_, err := ordinary.AcquireMaster(canceled())
-	if err == nil || !strings.Contains(err.Error(), "on timeline 1, superseded by timeline 2, which no node is on now") || !strings.Contains(err.Error(), "PoolManager.Reset") {
+	if err == nil || !strings.Contains(err.Error(), "on timeline 1, superseded by timeline 2, which no node is on now") || !strings.Contains(err.Error(), "PoolManager.ForgetCluster") {
 		t.Errorf("an acquire of the master: %v", err)
 	}
-	ordinary.Reset()
+	ordinary.ForgetCluster()
 	if got := servedBy(t, ordinary.Master()); got != first.Addr() {
 		t.Errorf("after a Reset a write went to %s", got)
 	}

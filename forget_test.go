@@ -9,7 +9,7 @@ import (
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
-func TestResetLetsGoOfATimeline(t *testing.T) {
+func TestForgetClusterLetsGoOfATimeline(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c)
 		ready(t, pm)
@@ -37,7 +37,7 @@ func TestResetLetsGoOfATimeline(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		pm.Reset()
+		pm.ForgetCluster()
 		waiting.Wait()
 		// The nodes are asked at once, not when they are due. pg2 refuses.
 		if took := time.Since(began); took > DefaultRecoveryInterval {
@@ -46,15 +46,15 @@ func TestResetLetsGoOfATimeline(t *testing.T) {
 	})
 }
 
-func TestResetClosesConnectionsAndFindsTheSameClusterAgain(t *testing.T) {
+func TestForgetClusterClosesConnectionsAndFindsTheSameClusterAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c)
 		ready(t, pm)
 		lent := acquire(t, pm.AcquireMaster)
 		acquire(t, pm.AcquireReplica).Release()
-		pm.Reset()
+		pm.ForgetCluster()
 		for range 3 {
-			pm.Reset()
+			pm.ForgetCluster()
 		}
 		ready(t, pm)
 		if got := nodeOf(t, lent); got != "pg1" {
@@ -72,7 +72,7 @@ func TestResetClosesConnectionsAndFindsTheSameClusterAgain(t *testing.T) {
 		if err := pm.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		pm.Reset() // must not hang
+		pm.ForgetCluster() // must not hang
 	})
 }
 
