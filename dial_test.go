@@ -135,11 +135,10 @@ func TestDialsThatFailTogetherAreOneFailure(t *testing.T) {
 // saturated is a server that many clients connect to: what it can do in a millisecond is shared among them all, also those
 // that have given up.
 type saturated struct {
-	mu      sync.Mutex
-	logins  map[*login]struct{}
-	dials   int
-	most    int
-	refused int
+	mu     sync.Mutex
+	logins map[*login]struct{}
+	dials  int
+	most   int
 }
 
 type login struct {
