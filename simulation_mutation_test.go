@@ -95,7 +95,7 @@ var mutations = []mutation{
 		"{ return false }",
 	},
 	{
-		"a session that began read-only is believed for ever", "master", "monitor.go",
+		"a session that began read-only is believed for ever", "liveness", "monitor.go",
 		"m.conn == nil || !m.dubious() ||",
 		"!m.dubious() || true ||",
 	},
