@@ -67,6 +67,9 @@ func TestAcquireWaitsThroughACrash(t *testing.T) {
 
 func TestSnapshotTellsSinceWhenThereIsNoMaster(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		for _, n := range c.Nodes() {
+			n.Latency(time.Millisecond) // or the first answer may come before anybody looks
+		}
 		began := time.Now()
 		pm := open(t, c)
 		if since := pm.Snapshot().NoMasterSince(); !since.Equal(began) {
