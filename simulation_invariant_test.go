@@ -20,8 +20,14 @@ func statementBound(p *plan) time.Duration {
 }
 
 // recoveryBound is what a cluster that works again may take to be known as such: the longest pause between two probes, a
-// hung one, and the pause after it.
-func recoveryBound(p *plan) time.Duration { return 2*p.checkInterval + 2*time.Second }
+// hung one, and the pause after it; and where sessions began read-only, the longest pause between two that settle it.
+func recoveryBound(tr *truth) time.Duration {
+	bound := 2*tr.plan.checkInterval + 2*time.Second
+	if tr.misleads() {
+		bound += maxRenewal
+	}
+	return bound
+}
 
 // violate notes that an invariant does not hold.
 func (s *simulation) violate(invariant, format string, args ...any) {
@@ -293,7 +299,7 @@ func (s *simulation) look() {
 // checkMaster is the invariant "master": the only node that takes writes is known as the master before long.
 func (s *simulation) checkMaster() {
 	i, since := s.truth.soleMaster()
-	if i < 0 || time.Since(since) < recoveryBound(&s.plan) || s.truth.wasRenamed() {
+	if i < 0 || time.Since(since) < recoveryBound(s.truth) || s.truth.wasRenamed() {
 		return
 	}
 	if n := s.pm.Snapshot().nodes[i]; n.Role != RoleMaster && !s.isClosed() {

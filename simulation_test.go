@@ -210,7 +210,7 @@ func (s *simulation) do(step step) {
 func (s *simulation) recover() {
 	s.note("all is mended", "")
 	s.truth.mendAll()
-	ctx, cancel := context.WithTimeout(context.Background(), recoveryBound(&s.plan))
+	ctx, cancel := context.WithTimeout(context.Background(), recoveryBound(s.truth))
 	defer cancel()
 	if err := s.pm.Ready(ctx, 1, 2); err != nil {
 		s.violate("liveness", "%v", err)
