@@ -141,7 +141,7 @@ func hopeless(t testing.TB, m *manager, node string, why ...string) error {
 func TestWrongCredentialsAreToldByNodeAndCause(t *testing.T) {
 	cluster := startCluster(t, pgcluster.Options{Password: secret})
 	n := cluster.Nodes()[0]
-	right := openReady(t, cluster, budget(300*time.Millisecond))
+	right := openReady(t, cluster, budget(3*time.Second)) // in which a busy machine makes four connections
 	must(t, right.Master().Ping(testContext(t)))
 	fill(t, right, 4)
 	right.silentAbout(secret, acquireWithin(t, right, testContext(t)))
@@ -252,6 +252,7 @@ func TestServerWithoutFreeConnectionsIsWaitedFor(t *testing.T) {
 	defer conn.Release()
 	m.awaitEvent("the master", 0, func(e event) bool { return e.master })
 	mark := m.mark()
+	awaitSessions(t, n, 2, "usename = 'app'") // what was ended before leaves the server a moment later
 	free = occupy(t, dsn)
 	err = acquireWithin(t, m, ctx)
 	outOfBudget(t, err)
