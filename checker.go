@@ -37,10 +37,11 @@ type StandardChecker struct{}
 // stateProbe guards what is an error during recovery, or outside it, by CASE. A promotion in the middle of the statement
 // does no harm, as recovery only ever ends. pg_walfile_name is right from the moment of promotion, while
 // pg_control_checkpoint lags by the end-of-recovery checkpoint, seconds later. A standby tells the timeline it receives to
-// roles with pg_monitor only; to others it is null.
+// roles with pg_monitor only; to others it is null. received_tli is what it has asked for, also of a master that has no such
+// timeline: it counts once something was received.
 const stateProbe = `select current_setting('transaction_read_only'),
  pg_is_in_recovery(),
- case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver)
+ case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver where flushed_lsn > receive_start_lsn)
   else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 end,
  ((case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) - '0/0'::pg_lsn)::int8,
  case when pg_is_in_recovery() then (extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000000)::int8 end`

@@ -70,7 +70,8 @@
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
 //   - A replica that has diverged (it has WAL that the new master lacks) is known by its position alone, as long as the master
-//     is behind that, or where it may tell its timeline (pg_monitor). Once known it is left out until it is restarted.
+//     is behind that, or where it may tell its timeline (pg_monitor). Once known it is left out until it is restarted, or there
+//     is another master: rewind or rebuild it before that.
 //   - A replica that was built by a base backup while commits waited for a synchronous standby acknowledges these, and does
 //     not show them before the next commit, or for 15 s, though its position is past them. AtLeast cannot see that.
 //   - Fencing, lag and identity need the functions that [StandardChecker] names. Behind a pooler, or on a product that

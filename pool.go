@@ -147,7 +147,7 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 		if !awaited(ctx) {
 			return errNotAwaited
 		}
-		if e, ok := ctx.Value(extraKey{}).(*extra); ok {
+		if e := n.extraOf(ctx); e != nil {
 			e.begin()
 		}
 		c.Tracer = tracer
@@ -170,7 +170,7 @@ func (n *nodePool) hookConnects(config *pgxpool.Config) {
 			}
 			if s != nil {
 				s.owned.Store(attempt.over.Load())
-				r = &answers{Reader: r, socket: s}
+				r, w = &answers{Reader: r, socket: s}, &questions{w, s}
 			}
 			return frontend(r, w)
 		}
@@ -403,7 +403,7 @@ func (n *nodePool) lacks(goal int) bool {
 // openExtra has the pool open a connection although others may be idle. It returns as soon as the dial has been let in, so
 // that an acquire that has to dial waits behind one of ours at most; false if there is to be none.
 func (n *nodePool) openExtra(ctx context.Context, goal int, dials *sync.WaitGroup) bool {
-	e := &extra{dialled: make(chan struct{})}
+	e := &extra{dialled: make(chan struct{}), pool: n}
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, extraKey{}, e))
 	e.limit = time.AfterFunc(maxHold, cancel)
 	over := make(chan bool, 1)
@@ -444,6 +444,8 @@ type extra struct {
 	limit   *time.Timer
 	begun   atomic.Bool
 	dialled chan struct{} // closed when its dial has been let in
+	letIn   sync.Once     // closes it
+	pool    *nodePool
 
 	mu   sync.Mutex
 	held []*pgxpool.Conn
@@ -452,6 +454,15 @@ type extra struct {
 const maxHold = 100 * time.Millisecond
 
 type extraKey struct{}
+
+// extraOf returns what a dial of this pool is made for, if it is an extra. A hook of the user's may use the context that it
+// gets for another pool, or another PoolManager.
+func (n *nodePool) extraOf(ctx context.Context) *extra {
+	if e, ok := ctx.Value(extraKey{}).(*extra); ok && e.pool == n {
+		return e
+	}
+	return nil
+}
 
 // begin lets go of what is held: the pool is opening the connection, or will not.
 func (e *extra) begin() {

@@ -105,8 +105,12 @@ func repeatable(sql string, args []any) bool {
 
 // isSingle reports whether sql is one statement for sure: a semicolon in its middle may be part of a string, or begin another.
 func isSingle(sql string) bool {
-	i := strings.IndexByte(sql, ';')
-	return i < 0 || afterComments(sql[i+1:]) == ""
+	head, rest, more := strings.Cut(sql, ";")
+	if sql == "" || more && strings.TrimSpace(rest) != "" &&
+		(strings.ContainsAny(head, `'"$`) || strings.Contains(head, "--") || strings.Contains(sql, "/*")) {
+		return false // what looks like a comment behind the semicolon may be part of a string, or hold another comment
+	}
+	return !more || afterComments(rest) == ""
 }
 
 // rewritten reports whether an argument makes another statement of it.

@@ -156,5 +156,6 @@ func (r *Route) CopyFrom(ctx context.Context, table pgx.Identifier, columns []st
 		return 0, err
 	}
 	defer conn.Release()
-	return conn.CopyFrom(ctx, table, columns, source)
+	n, err := conn.CopyFrom(ctx, table, columns, source)
+	return n, ofEnd(err)
 }

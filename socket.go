@@ -137,6 +137,22 @@ func (a *answers) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// questions is what pgx writes its messages to. pgx takes a write of which nothing went out for safe to retry, but it may be
+// the last one of many: of a COPY, whose source has been read meanwhile.
+type questions struct {
+	io.Writer
+	socket *socket
+}
+
+func (q *questions) Write(b []byte) (int, error) {
+	more := q.socket.asked.Load()
+	n, err := q.Writer.Write(b)
+	if err != nil && more {
+		n = max(n, min(1, len(b)))
+	}
+	return n, err
+}
+
 const socketKey = "hasql: socket"
 
 // socketOf returns the socket of a pooled connection.
@@ -178,6 +194,14 @@ func newEndError(node string, cause error, peek bool) *endError {
 	e := &endError{err: cause}
 	e.peek.Store(peek)
 	return e
+}
+
+// ofEnd returns the end of a connection without the time-out that pgx takes it for in a COPY.
+func ofEnd(err error) error {
+	if end, ok := errors.AsType[*endError](err); ok {
+		return end
+	}
+	return err
 }
 
 func (e *endError) Error() string     { return e.err.Error() }

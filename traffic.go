@@ -62,7 +62,9 @@ func (t *traffic) listen(config *pgx.ConnConfig) {
 		} else {
 			t.heard(err.Code)
 		}
-		return (onError == nil || onError(pg, err)) && !t.astray(pg, err.Code)
+		// pgx's own handler goes by the severity in the language of the server.
+		ended := err.SeverityUnlocalized == "FATAL" || err.SeverityUnlocalized == "PANIC"
+		return (onError == nil || onError(pg, err)) && !t.astray(pg, err.Code) && !ended
 	}
 	// A server that stops at once, or recovers from the crash of a backend, says so by a warning and no error.
 	config.OnNotice = func(pg *pgconn.PgConn, notice *pgconn.Notice) {

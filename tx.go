@@ -20,8 +20,14 @@ func (r *Route) Begin(ctx context.Context) (pgx.Tx, error) {
 // was done yet. Only options with a BeginQuery are not tried again, as that may do anything.
 func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	started, limit := time.Now(), r.pm.config.AcquireTimeout
+	waiting := ctx // until there is a connection; the first Acquire limits itself
 	for round := 0; ; round++ {
-		conn, err := r.Acquire(ctx)
+		if round == 1 && limit > 0 {
+			var cancel context.CancelFunc
+			waiting, cancel = context.WithDeadlineCause(ctx, started.Add(limit), errAcquireTimeout)
+			defer cancel()
+		}
+		conn, err := r.Acquire(waiting)
 		if err != nil {
 			return nil, err
 		}
@@ -30,12 +36,12 @@ func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, err
 			return &tx{inner, conn}, nil
 		}
 		conn.Release()
-		if !disconnected(err) || options.BeginQuery != "" || limit > 0 && time.Since(started) > limit {
+		if !disconnected(err) || options.BeginQuery != "" {
 			return nil, err
 		}
 		select {
 		case <-time.After(jittered(backedOff(minDialBackoff, round-1, maxDialBackoff))): // not at once where every connection ends so
-		case <-ctx.Done():
+		case <-waiting.Done():
 			return nil, err
 		}
 	}
@@ -45,6 +51,12 @@ func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, err
 type tx struct {
 	pgx.Tx
 	conn *pgxpool.Conn
+}
+
+// CopyFrom copies rows into a table as [pgx.Tx.CopyFrom] does.
+func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
+	n, err := t.Tx.CopyFrom(ctx, table, columns, source)
+	return n, ofEnd(err)
 }
 
 // Commit succeeds also if the server confirmed it and then ended the session, of which pgx tells only the end.

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -192,6 +193,34 @@ func committing(t testing.TB, n *pgcluster.Node, done chan struct{}) bool {
 		}
 	}
 	return true
+}
+
+// A COPY that ends in its middle is undone, but its source has been read: to run it again would load the rest alone.
+func TestCopyThatEndsInItsMiddleIsNotSafeToRetry(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{})
+	n := cluster.Nodes()[0]
+	execute(t, n, "create table orders (name text)")
+	m := open(t, cluster.DSN())
+	must(t, m.Ready(ctx, 1, 0))
+	conn, ended := connect(t, n), false
+	_, err := m.Master().CopyFrom(ctx, pgx.Identifier{"orders"}, []string{"name"}, pgx.CopyFromFunc(func() ([]any, error) {
+		if !ended { // after the first rows, and before there is an end
+			pid := 0
+			if err := conn.QueryRow(ctx, "select coalesce(min(pid), 0) from pg_stat_activity where wait_event = 'ClientRead' and query ~* '^copy'").Scan(&pid); err != nil {
+				return nil, err
+			}
+			if ended = pid != 0; ended {
+				if err := n.KillBackend(pid); err != nil {
+					return nil, err
+				}
+			}
+		}
+		return []any{strings.Repeat("x", 1000)}, nil
+	}))
+	if err == nil || pgconn.SafeToRetry(err) || pgconn.Timeout(err) {
+		t.Errorf("safe to retry %v, timeout %v: %v", pgconn.SafeToRetry(err), pgconn.Timeout(err), err)
+	}
 }
 
 // Somebody ends a statement while the server takes no session of the monitor's: that does not prove a shutdown.
