@@ -136,8 +136,8 @@ func (n *nodePool) enterDial(ctx context.Context, attempt *dialTracer) (err erro
 		n.dials.leave()
 		return err
 	}
-	if e, ok := ctx.Value(extraKey{}).(*extra); ok {
-		close(e.dialled)
+	if e := n.extraOf(ctx); e != nil {
+		e.letIn.Do(func() { close(e.dialled) }) // pgxpool dials again within one Acquire if PrepareConn refuses what was dialled
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func TestHookThatHangsForLongKnowsThePresentInTheEnd(t *testing.T) {
 			config.Hooks.MasterChanged = func(_, new NodeState, _ time.Duration) { master = new.Name }
 		})
 		ready(t, pm)
-		for range 200 { // each node changes twice each time, and so does the master
+		for range 140 { // each node changes twice each time, and so does the master
 			for _, name := range []string{"pg1", "pg2", "pg3"} {
 				c.Node(name).Kill()
 			}

@@ -1,10 +1,14 @@
 package hasql
 
 import (
+	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
@@ -128,5 +132,51 @@ func TestNobodyIsUpAfterClose(t *testing.T) {
 		if changes != told {
 			t.Errorf("%d changes were told by Close", changes-told)
 		}
+	})
+}
+
+func TestForgetClusterWhileANodeHangs(t *testing.T) {
+	for _, hang := range []time.Duration{700 * time.Millisecond, time.Minute} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c, func(config *Config) { config.Nodes = []NodeConfig{config.Nodes[1], config.Nodes[0]} })
+			if err := pm.Ready(t.Context(), 1, 1); err != nil {
+				t.Fatal(err)
+			}
+			c.Node("pg2").Cut()
+			time.Sleep(hang + DefaultCheckInterval)
+			acquire(t, pm.AcquireMaster).Release()
+			pm.ForgetCluster()
+			began := time.Now()
+			acquire(t, pm.AcquireMaster).Release()
+			took := time.Since(began)
+			if took > DefaultCheckTimeout+DefaultRecoveryInterval {
+				t.Errorf("it hung for %v, and the master was found after %v", hang, took)
+			}
+			c.Node("pg2").Heal()
+		})
+	}
+}
+
+func TestForgetClusterWhileAHookHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var hang atomic.Bool
+		pm := open(t, c, func(config *Config) {
+			config.Nodes = []NodeConfig{config.Nodes[1], config.Nodes[0]}
+			config.Nodes[0].Pool.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
+				if hang.Load() {
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			}
+		})
+		if err := pm.Ready(t.Context(), 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		hang.Store(true)
+		c.Node("pg2").TerminateAll()
+		time.Sleep(5 * time.Second)
+		acquire(t, pm.AcquireMaster).Release()
+		pm.ForgetCluster()
+		acquire(t, pm.AcquireMaster).Release()
 	})
 }

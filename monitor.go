@@ -160,7 +160,7 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 			status := m.silent()
 			m.send(observation{sent: started, status: status, cause: errUnanswered})
 			if left := m.left(status, started); left > 0 {
-				timer.Reset(left)
+				timer.Reset(min(left, m.checkTimeout)) // told again and again: the view may have been forgotten
 			} else {
 				giveUp() // and wait for the answer, which now is an error
 			}

@@ -759,3 +759,49 @@ func TestPoolOfAReturningNodeIsFilledWhateverElseItHasToDo(t *testing.T) {
 		}
 	})
 }
+
+// pgxpool dials again within one Acquire if PrepareConn refuses what was dialled.
+func TestHookThatRefusesASpareConnectionHarmsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var refuse atomic.Bool
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+			p.PrepareConn = func(context.Context, *pgx.Conn) (bool, error) {
+				return !refuse.Load(), nil
+			}
+		}))
+		ready(t, pm)
+		refuse.Store(true)
+		c.Node("pg1").Kill()
+		time.Sleep(time.Second)
+		refuse.Store(false)
+		acquire(t, pm.AcquireReplica).Release()
+	})
+}
+
+// Its context carries what this pool notes for its own dials.
+func TestHookMayUseAnotherPoolManager(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		vault := pgfake.New("pg4")
+		t.Cleanup(vault.Close)
+		handleProbe(vault, answerProbe)
+		tokens := open(t, vault)
+		if err := tokens.Ready(t.Context(), 1, 0); err != nil {
+			t.Fatal(err)
+		}
+		pm := open(t, c, everyPool(func(p *pgxpool.Config) {
+			p.BeforeConnect = func(ctx context.Context, _ *pgx.ConnConfig) error {
+				conn, err := tokens.AcquireMaster(ctx)
+				if err == nil {
+					conn.Release()
+				}
+				return err
+			}
+		}))
+		ready(t, pm)
+		vault.Node("pg4").TerminateAll()
+		time.Sleep(5 * time.Second)
+		c.Node("pg1").Kill()
+		time.Sleep(time.Second)
+		acquire(t, pm.AcquireReplica).Release()
+	})
+}

@@ -67,6 +67,7 @@ type place struct {
 	at     *Candidate
 	failed map[int]error // nodes that could not be connected to
 	since  time.Time     // when the acquire began to wait, for whichever node
+	began  time.Time     // when it began to wait here
 	looked time.Time     // when it last looked for a better one
 
 	mu   sync.Mutex
@@ -76,7 +77,7 @@ type place struct {
 
 // enqueue takes a place in the queue of a node, and has somebody look after it unless no other node can come to fit.
 func (r *Route) enqueue(ctx context.Context, service *service, at *Candidate, failed map[int]error, since time.Time) *place {
-	p := &place{route: r, at: at, failed: maps.Clone(failed), since: since}
+	p := &place{route: r, at: at, failed: maps.Clone(failed), since: since, began: time.Now()}
 	if len(r.pm.pools) > 1 && (r.want.target != TargetMaster || r.pm.config.MultiMaster) {
 		p.place = p
 		defer r.pm.pools[at.index].startLooking()
@@ -126,7 +127,7 @@ func (p *place) better() *Candidate {
 		return nil
 	}
 	others := t.all
-	if len(p.failed) > 0 {
+	if len(p.failed) > 0 && p.looked.Sub(p.began) < maxDialBackoff { // by then they are worth another try
 		choice := t.snapshot.candidates(&p.route.want, p.failed)
 		others = choice.all
 	}

@@ -314,3 +314,29 @@ func TestPlaceElsewhereIsGivenBackWhenBothComeAtOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestWaiterReturnsToANodeWhoseDialFailedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c, firstPicker)
+		ready(t, pm)
+		held := occupy(t, pm.Replica(), "pg2") // full
+		defer releaseAll(held)
+		c.Node("pg3").RefuseLogin("53300", "sorry, too many clients already")
+		at(10*time.Millisecond, c.Node("pg3").AcceptLogin)
+		at(100*time.Millisecond, func() { // others have no trouble with pg3
+			conn, err := pm.AcquireReplica(context.Background())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.Release()
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		conn, err := pm.AcquireReplica(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Release()
+	})
+}

@@ -113,7 +113,7 @@ func reduce(prev *Snapshot, o observation, r rules) *Snapshot {
 	switch {
 	case o.probe < old.probe:
 		return prev // older evidence never replaces newer
-	case o.probe == old.probe && o.report == nil && (old.answered || old.Status == o.status):
+	case o.probe == old.probe && o.report == nil && old.heard() && (old.answered || old.Status == o.status):
 		return prev // this very question has been answered, or given up in the same way
 	}
 	s := *prev
