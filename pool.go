@@ -235,7 +235,8 @@ func awaited(ctx context.Context) bool {
 }
 
 // tryBorrow gets a connection without waiting, or none. It is the path of nearly every acquire: as long as no more are
-// asked for than are open, one is idle, so neither a timer nor a derived context is needed. What a ping took is spent of the caller's budget; the rest takes no time, and is not worth a look at the clock.
+// asked for than are open, one is idle, so neither a timer nor a derived context is needed. What a ping took is spent of the
+// caller's budget. The rest takes no time, and is not worth a look at the clock.
 func (n *nodePool) tryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent time.Duration) {
 	if !n.simple {
 		return nil, 0

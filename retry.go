@@ -26,7 +26,8 @@ func (r *Route) origin(conn *pgxpool.Conn, lent *Snapshot) origin {
 }
 
 // leaves reports whether the session of a statement was ended with err because its node is being shut down or restarted, so
-// that the statement may run again on the next one. It waits for a probe that begins now, CheckTimeout at most.
+// that the statement may run again on the next one. It waits for a probe that begins now:
+// CheckTimeout at most, unless the monitor is in the middle of a probe that hangs, or does not dial again yet.
 //
 // A shutdown in order ends sessions with FATAL 57P01. What a session was at is undone then: PostgreSQL looks for such an
 // order only where nothing has committed that it has not answered, and a session that waits for synchronous replication is
