@@ -3,6 +3,8 @@ package human
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"time"
 )
 
@@ -28,6 +30,38 @@ func Duration(d time.Duration) string {
 		return fmt.Sprintf("%d h %d min", d/time.Hour, d%time.Hour/time.Minute)
 	}
 	return fmt.Sprintf("%d d %d h", d/day, d%day/time.Hour)
+}
+
+// Limit writes a duration that is a whole number of seconds or milliseconds: 1 s, 100 ms.
+func Limit(d time.Duration) string {
+	if d%time.Second == 0 {
+		return fmt.Sprintf("%d s", d/time.Second)
+	}
+	return fmt.Sprintf("%d ms", d/time.Millisecond)
+}
+
+// Millis is a duration that people and JSON read in milliseconds, so that several of them can be compared: 6.3 ms, 351 ms.
+type Millis time.Duration
+
+// String writes m with one decimal below 100 ms and without decimals from there on.
+func (m Millis) String() string { return Milliseconds(m.Rounded()) + " ms" }
+
+// MarshalJSON writes the milliseconds with one decimal.
+func (m Millis) MarshalJSON() ([]byte, error) {
+	return strconv.AppendFloat(nil, m.Rounded(), 'f', -1, 64), nil
+}
+
+// Rounded returns the milliseconds with one decimal.
+func (m Millis) Rounded() float64 {
+	return math.Round(float64(m)/float64(time.Millisecond)*10) / 10
+}
+
+// Milliseconds writes a number of milliseconds as [Millis] does, without the unit.
+func Milliseconds(ms float64) string {
+	if ms >= 100 {
+		return strconv.FormatFloat(ms, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(ms, 'f', 1, 64)
 }
 
 // Count writes how many there are of what: 1 master, 2 masters.

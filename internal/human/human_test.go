@@ -27,6 +27,33 @@ func TestDuration(t *testing.T) {
 	}
 }
 
+func TestMillis(t *testing.T) {
+	for d, want := range map[time.Duration][2]string{
+		0:                        {"0.0 ms", "0"},
+		6340 * time.Microsecond:  {"6.3 ms", "6.3"},
+		99940 * time.Microsecond: {"99.9 ms", "99.9"},
+		99960 * time.Microsecond: {"100 ms", "100"},
+		351 * time.Millisecond:   {"351 ms", "351"},
+		5011 * time.Millisecond:  {"5011 ms", "5011"},
+	} {
+		m := Millis(d)
+		if text := m.String(); text != want[0] {
+			t.Errorf("%v: %q, want %q", d, text, want[0])
+		}
+		if json, err := m.MarshalJSON(); err != nil || string(json) != want[1] {
+			t.Errorf("%v: %s, %v, want %s", d, json, err, want[1])
+		}
+	}
+}
+
+func TestLimit(t *testing.T) {
+	for d, want := range map[time.Duration]string{time.Second: "1 s", 100 * time.Millisecond: "100 ms", 90 * time.Second: "90 s"} {
+		if got := Limit(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
+
 func TestBytes(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0:              "0 B",

@@ -18,23 +18,22 @@ import (
 // superuser is the one role of every cluster.
 const superuser = "postgres"
 
-// initdbArgs make the cheapest cluster that behaves like a real one. Authentication is not settled here: the
-// nodes' own pg_hba.conf does that.
+// initdbArgs make initdb as fast as possible. The nodes' own pg_hba.conf decides about authentication, not initdb.
 var initdbArgs = []string{"-U", superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"}
 
-// filesName is a file next to a base's data folder which says how many files that has. A cleaner of temporary
-// folders may have eaten some of an old base; the count shows it.
+// filesName is a file next to a base's data folder with the number of files in that folder. A program that cleans temporary
+// folders may have removed some files of an old base; the number shows that.
 const filesName = "files"
 
-// baseMu keeps the goroutines of one process from building the same base at the same time. Other processes may:
-// the rename decides whose is kept.
+// baseMu keeps the goroutines of one process from building the same base at the same time. Several processes may build it; the
+// first rename decides which base is kept.
 var baseMu sync.Mutex
 
-// base is the folder of a data directory fresh from initdb, to be copied and never started itself.
+// base is the folder of a new data directory from initdb. It is copied and never started itself.
 type base struct{ dir string }
 
-// prepareBase returns the base of this version from the cache, or builds it inside scratch and puts it there.
-// If the cache folder cannot be used, the base stays in scratch and only this cluster has it.
+// prepareBase returns the base of this version from the cache. If the cache has none, it builds the base inside scratch and
+// moves it to the cache. If the cache folder cannot be used, the base stays in scratch, for this cluster only.
 func (pg *install) prepareBase(ctx context.Context, scratch string, logf func(string, ...any)) (base, error) {
 	baseMu.Lock()
 	defer baseMu.Unlock()
@@ -65,7 +64,7 @@ func (pg *install) prepareBase(ctx context.Context, scratch string, logf func(st
 	return kept, nil
 }
 
-// baseKey tells apart bases of one version that initdb made differently.
+// baseKey identifies the programs and arguments that a base was made with.
 func (pg *install) baseKey() string {
 	sum := sha256.Sum256([]byte(pg.binDir + "\x00" + strings.Join(initdbArgs, "\x00")))
 	return hex.EncodeToString(sum[:4])
@@ -102,7 +101,7 @@ func (b base) seal(a account) error {
 
 func (b base) data() string { return filepath.Join(b.dir, "data") }
 
-// errBrokenBase says that the base in the cache had lost files. It is not there any more.
+// errBrokenBase says that the base in the cache had lost files. The base has been removed from the cache.
 var errBrokenBase = errors.New("the cached result of initdb was incomplete")
 
 // copyData makes dst, which does not exist yet, a copy of the data directory, owned by a.
@@ -114,7 +113,7 @@ func (b base) copyData(dst string, a account) error {
 	}
 	if errors.Is(err, fs.ErrNotExist) || err == nil && strconv.Itoa(files) != string(want) {
 		err = fmt.Errorf("%w: %d files of %q in %s", errBrokenBase, files, want, b.dir)
-		os.Rename(b.dir, dst+".incomplete") // into the cluster's folder; only one of those who try can succeed
+		os.Rename(b.dir, dst+".incomplete") // into the cluster's folder; only one of several processes can succeed
 	}
 	if err != nil {
 		return fmt.Errorf("pgcluster: %w", err)
@@ -159,8 +158,8 @@ func copyFile(src, dst string, a account) error {
 	return out.Close()
 }
 
-// cacheDir makes sure of the folder that keeps bases between runs. It belongs to the server's account, and nobody
-// else may write there.
+// cacheDir returns the folder that keeps bases between runs, and makes it if it is missing. It belongs to the server's account.
+// No other account may write there.
 func cacheDir(a account) (string, error) {
 	temp, err := tempDir()
 	if err != nil {
@@ -168,12 +167,12 @@ func cacheDir(a account) (string, error) {
 	}
 	dir := filepath.Join(temp, fmt.Sprintf("hasql-pgcluster-%d", a.uid))
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		fresh, err := os.MkdirTemp(temp, "hasql-pgcluster-new-") // owned before it can be seen under its name
+		fresh, err := os.MkdirTemp(temp, "hasql-pgcluster-new-") // it gets its owner before its name
 		if err != nil {
 			return "", err
 		}
 		if err := errors.Join(a.own(fresh), os.Rename(fresh, dir)); err != nil {
-			os.Remove(fresh) // another process was first; its folder is looked at below
+			os.Remove(fresh) // another process was first; its folder is checked below
 		}
 	}
 	return dir, ownedBy(dir, a)
@@ -199,7 +198,7 @@ func writeFor(a account, path, content string) error {
 	return os.Rename(fresh, path)
 }
 
-// own gives a file or folder to the account, which takes root and is needed only then.
+// own makes the account the owner of a file or folder. That needs root, and is necessary only for root.
 func (a account) own(path string) error {
 	if !a.assume {
 		return nil

@@ -13,15 +13,15 @@ import (
 	"strings"
 )
 
-// ErrNoPostgres is in the chain of the error of [FindBinDir] and [Start] if there are no usable binaries, be it on this
-// machine or in the folder that was asked for. A test may skip on it.
+// ErrNoPostgres is in the chain of the error of [FindBinDir] and [Start] if this machine, or the given folder, has no usable
+// server programs. A test may skip on it.
 var ErrNoPostgres = errors.New("no PostgreSQL server binaries")
 
-// programs are what a folder must hold to be called a PostgreSQL bin folder here.
+// programs are the programs that a bin folder must have.
 var programs = []string{"postgres", "initdb", "pg_basebackup", "pg_rewind", "pg_controldata"}
 
-// binDirGlobs are where packages of Debian and its kin, of PGDG for Red Hat and its kin, and of Homebrew put
-// PostgreSQL.
+// binDirGlobs are the folders of PostgreSQL in packages of Debian and its relatives, of PGDG for Red Hat and its relatives, and of
+// Homebrew.
 var binDirGlobs = []string{
 	"/usr/lib/postgresql/*/bin",
 	"/usr/pgsql-*/bin",
@@ -29,8 +29,8 @@ var binDirGlobs = []string{
 }
 
 // FindBinDir returns the folder of PostgreSQL's server programs: $PGBINDIR if it is set, else the newest of the
-// places where packages install them, else where PATH finds postgres. The error names each place looked at and
-// what to install.
+// places where packages install them, else where PATH finds postgres. The error names each place that was searched, and what to
+// install.
 func FindBinDir() (string, error) {
 	if dir := os.Getenv("PGBINDIR"); dir != "" {
 		if missing := missingProgram(dir); missing != "" {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Cluster is one master and its replicas, or what has become of them since. Its methods may be called from
+// Cluster is one master and its replicas at the start; faults and promotions may change that. Its methods may be called from
 // several goroutines.
 type Cluster struct {
 	opts  Options
@@ -26,12 +26,12 @@ type Cluster struct {
 	closeErr error
 }
 
-// startAttempts is how often Start tries other ports when somebody else turns out to listen on one of its own.
+// startAttempts is how many times Start tries, with other ports, if another program listens on one of its ports.
 const startAttempts = 3
 
-// Start makes a cluster and blocks until the master accepts connections and every replica streams from it: about
-// half a second, and one initdb more the first time on a machine. If ctx ends before, it fails; afterwards ctx has no
-// influence. [Cluster.Close] ends the cluster; after an error there is nothing to close.
+// Start makes a cluster and blocks until the master accepts connections and every replica streams from it. That takes about
+// half a second, and one initdb more the first time on a machine. Start fails if ctx ends before; afterwards ctx has no
+// influence. [Cluster.Close] ends the cluster. After an error there is nothing to close.
 //
 // Without PostgreSQL on this machine the error matches [ErrNoPostgres].
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
@@ -68,7 +68,7 @@ func start(ctx context.Context, opts Options, reserve func() (*port, error)) (*C
 	}
 }
 
-// prepare makes the cluster's folder and sets the watchdog over it.
+// prepare makes the cluster's folder and starts its watchdog.
 func (c *Cluster) prepare() (err error) {
 	if c.dir, err = makeDir(c.pg.account); err != nil {
 		return err
@@ -129,8 +129,8 @@ func (c *Cluster) launch(ctx context.Context, reserve func() (*port, error)) err
 	return each(c.nodes[1:], func(n *Node) error { return n.WaitStreaming(ctx, master) })
 }
 
-// seed returns what the nodes' data directories are copied from: the base, or with a password a copy of it that
-// knows the password. That is set here and not by initdb, so that passwords stay out of the cache.
+// seed returns the base that the nodes' data directories are copied from. With a password it is a copy of the cached base in
+// which the password is set. initdb does not set the password, so that no password gets into the cache.
 func (c *Cluster) seed(ctx context.Context) (base, error) {
 	kept, err := c.pg.prepareBase(ctx, c.dir, c.opts.logf)
 	if err != nil || c.opts.Password == "" {
@@ -159,7 +159,7 @@ func (c *Cluster) seed(ctx context.Context) (base, error) {
 	return seed, seed.seal(c.pg.account)
 }
 
-// discardNodes ends the nodes and removes their folders, and leaves the rest of the cluster as it is.
+// discardNodes ends the nodes and removes their folders. The rest of the cluster stays.
 func (c *Cluster) discardNodes() error {
 	err := each(c.nodes, func(n *Node) error { return errors.Join(n.end(), os.RemoveAll(n.dir)) })
 	for _, n := range c.nodes {
@@ -169,8 +169,8 @@ func (c *Cluster) discardNodes() error {
 	return errors.Join(err, os.RemoveAll(filepath.Join(c.dir, "seed")))
 }
 
-// Close ends every process of the cluster, frozen ones too, whatever its clients do, and removes its folder. It
-// blocks until that is done, usually some 20 ms. Only the first call does anything; all return its error.
+// Close ends every process of the cluster, even frozen ones and those with clients, and removes its folder. It blocks until
+// that is done, usually for some 20 ms. Only the first call does anything; every call returns its error.
 func (c *Cluster) Close() error {
 	c.closing.Do(func() {
 		err := c.discardNodes()
@@ -194,7 +194,7 @@ func (c *Cluster) Nodes() []*Node { return slices.Clone(c.nodes) }
 // Dir returns the cluster's folder, which [Cluster.Close] removes. See the package's documentation for its content.
 func (c *Cluster) Dir() string { return c.dir }
 
-// Version returns PostgreSQL's version as its programs tell it, such as 15.18.
+// Version returns PostgreSQL's version as its programs print it, such as 15.18.
 func (c *Cluster) Version() string { return c.pg.version }
 
 // DSN returns the URL of the whole cluster: every node's address in the order of [Cluster.Nodes], database
@@ -215,10 +215,10 @@ func (c *Cluster) dsn(hosts string) string {
 	return "postgres://" + who.String() + "@" + hosts + "/postgres?sslmode=disable"
 }
 
-// SetSynchronous makes a commit on primary wait until n standbys have flushed it; n = 0 makes it wait for none
-// (synchronous_standby_names = 'ANY n (n1, n2, …)': with * the base backup of [Node.Rebuild] would count). Every node gets
-// the setting, so that it holds too when another one is promoted. It returns once primary goes by it: the next commit
-// waits. It does not wait for n standbys to be there; without them commits hang.
+// SetSynchronous makes a commit on primary wait until n standbys have flushed it. With n = 0 commits do not wait. It sets
+// synchronous_standby_names = 'ANY n (n1, n2, …)'; with * instead of names, the base backup of [Node.Rebuild] would count as a
+// standby. Every node gets the setting, so that it also applies after a promotion. SetSynchronous returns once it applies on
+// primary: the next commit waits. It does not check that there are n standbys; without them commits hang.
 func (c *Cluster) SetSynchronous(ctx context.Context, primary *Node, n int) error {
 	names := ""
 	if n > 0 {

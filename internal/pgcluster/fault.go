@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// faultTimeout bounds what the kernel does in microseconds: ending and stopping processes. Only a process in an
-// uninterruptible system call, on a disk that hangs, takes longer.
+// faultTimeout limits how long the kernel may take to end or stop processes, which usually takes microseconds. Only a process
+// in an uninterruptible system call, as on a disk that hangs, takes longer.
 const faultTimeout = 30 * time.Second
 
-// Kill is power loss: the postmaster and all its children die by SIGKILL at one instant, frozen or not, and Kill
-// returns when they are gone. The kernel closes their connections, so that clients see a reset or an end, not
-// silence; for silence see [Node.Freeze]. On a node that does not run, it ends what [Node.KillPostmaster] left.
+// Kill is power loss: SIGKILL ends the postmaster and all its children at once, frozen or not. Kill returns when they are gone.
+// The kernel closes their connections, so clients see a reset or an end, not silence; for silence see [Node.Freeze]. On a node
+// that does not run, Kill ends the processes that [Node.KillPostmaster] left.
 func (n *Node) Kill() error {
 	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
 	defer cancel()
 	if n.Running() {
-		// A stopped postmaster forks no more, nor does it see its children die and log it.
+		// A stopped postmaster does not fork, and does not log the death of its children.
 		if err := n.stopPostmaster(ctx); err != nil {
 			return err
 		}
@@ -42,9 +42,9 @@ func (n *Node) Kill() error {
 	return nil
 }
 
-// KillPostmaster ends the postmaster alone by SIGKILL and returns when it is gone. Its children notice and end by
-// themselves, idle ones at once, busy ones after their query; until then they serve their clients, and no server can
-// start on the data directory.
+// KillPostmaster ends only the postmaster, by SIGKILL, and returns when it is gone. Its children notice that and end by
+// themselves: idle ones at once, busy ones after their query. Until then they serve their clients, and no server can start on
+// the data directory.
 func (n *Node) KillPostmaster() error {
 	p := n.server.Load()
 	if p == nil || !p.running() {
@@ -58,8 +58,8 @@ func (n *Node) KillPostmaster() error {
 	return nil
 }
 
-// KillBackend ends one of the node's server processes by SIGKILL; pid is what pg_backend_pid() returns there. The
-// postmaster takes that for a crash: it ends all other connections too and recovers, while Running stays true.
+// KillBackend ends one of the node's server processes by SIGKILL. pid is the result of pg_backend_pid() there. The postmaster
+// takes that for a crash: it ends all other connections too, and recovers. Running stays true.
 func (n *Node) KillBackend(pid int) error {
 	processes, err := n.processes()
 	if err != nil {
@@ -70,12 +70,11 @@ func (n *Node) KillBackend(pid int) error {
 			return send(pid, sigKill)
 		}
 	}
-	return n.errorf("kill backend: process %d is none of its children", pid)
+	return n.errorf("kill backend: process %d is not one of its children", pid)
 }
 
-// Freeze stops every process of the node by SIGSTOP and returns when all stand still: a machine that hangs. The
-// kernel still accepts connections for it and acknowledges what it is sent, but nothing answers. [Node.Thaw] undoes
-// it.
+// Freeze is a machine that hangs: it stops every process of the node by SIGSTOP and returns when all of them have stopped. The
+// kernel still accepts connections and acknowledges received data, but nothing answers. [Node.Thaw] ends it.
 func (n *Node) Freeze() error {
 	if !n.Running() {
 		return n.errorf("freeze: it is not running")
@@ -105,14 +104,14 @@ func (n *Node) Freeze() error {
 	return nil
 }
 
-// Thaw lets a frozen node go on (SIGCONT) as if nothing had been: it answers what was asked meanwhile. On a node
-// that is not frozen it does nothing.
+// Thaw continues a frozen node (SIGCONT). The node answers the requests that it received meanwhile. On a node that is not
+// frozen, Thaw does nothing.
 func (n *Node) Thaw() error {
 	processes, err := n.processes()
 	if err != nil {
 		return err
 	}
-	// The postmaster comes last: until then there are no new processes to miss.
+	// The postmaster comes last. Until then no new processes can start.
 	if err := signalAll(processes, sigThaw); err != nil {
 		return n.errorf("thaw: %w", err)
 	}
@@ -124,7 +123,7 @@ func (n *Node) Thaw() error {
 type StopMode int
 
 const (
-	// StopFast disconnects the clients (57P01), sends all WAL to the standbys and ends in order. It waits for a
+	// StopFast disconnects the clients (57P01), sends all WAL to the standbys and ends after a checkpoint. It waits for a
 	// standby that hangs, up to wal_sender_timeout (60 s).
 	StopFast StopMode = iota
 	// StopImmediate disconnects the clients (57P02) and ends at once; the next start recovers.
@@ -158,8 +157,8 @@ func (m StopMode) signal() (syscall.Signal, error) {
 	return 0, fmt.Errorf("there is no %v", m)
 }
 
-// Stop shuts a running node down and blocks until it has ended. A frozen node is thawed first. When ctx ends before,
-// the shutdown goes on; another Stop with a harder mode, or [Node.Kill], hastens it.
+// Stop shuts a running node down and blocks until it has ended. It thaws a frozen node first. If ctx ends before, Stop fails and
+// the shutdown goes on. A second Stop with a harder mode, or [Node.Kill], ends the node sooner.
 func (n *Node) Stop(ctx context.Context, mode StopMode) error {
 	p := n.server.Load()
 	if p == nil || !p.running() {
@@ -183,7 +182,7 @@ func (n *Node) Stop(ctx context.Context, mode StopMode) error {
 	}
 }
 
-// stopPostmaster freezes the postmaster and returns when it stands still or has ended.
+// stopPostmaster freezes the postmaster and returns when it has stopped or ended.
 func (n *Node) stopPostmaster(ctx context.Context) error {
 	p := n.server.Load()
 	if err := p.signal(sigFreeze); err != nil {
@@ -202,13 +201,13 @@ func (n *Node) stopPostmaster(ctx context.Context) error {
 // endTimeout is how long a server may take to end by itself before it is killed.
 const endTimeout = 5 * time.Second
 
-// end ends the node for good. An immediate shutdown is tried first because a server that ends by itself also gives
-// back its shared memory; what a killed one left of that is removed.
+// end ends the node for good. It tries an immediate shutdown first, because a server that ends by itself releases its shared
+// memory. It removes the shared memory of a server that was killed.
 func (n *Node) end() error {
 	if n.Running() {
 		ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 		defer cancel()
-		_ = n.Stop(ctx, StopImmediate) // Kill sees to the rest
+		_ = n.Stop(ctx, StopImmediate) // Kill ends what is left
 	}
 	if err := n.Kill(); err != nil {
 		return err
@@ -217,12 +216,12 @@ func (n *Node) end() error {
 	return nil
 }
 
-// removeSharedMemory removes the System V segment that a killed server left: 56 bytes, but the kernel has only 4096
-// of them for everybody. Line 7 of the lock file holds its key and id. Without ipcrm (util-linux) it stays.
+// removeSharedMemory removes the System V segment that a killed server left. It has only 56 bytes, but the whole machine may
+// have only 4096 segments. Line 7 of the lock file holds its key and id. Without ipcrm (util-linux) the segment stays.
 func (n *Node) removeSharedMemory() {
 	lines := n.lockFile()
 	if len(lines) < 7 {
-		return // ended by itself, or killed before it had any
+		return // the server ended by itself, or was killed before it had a segment
 	}
 	fields := strings.Fields(lines[6])
 	if len(fields) != 2 {
@@ -231,7 +230,7 @@ func (n *Node) removeSharedMemory() {
 	cmd := exec.Command("ipcrm", "-m", fields[1])
 	cmd.SysProcAttr = sessionAttr(n.cluster.pg.account)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		n.cluster.opts.logf("%s: shared memory %s stays: %v %s", n.name, fields[1], err, out)
+		n.cluster.opts.logf("%s: shared memory %s was not removed: %v %s", n.name, fields[1], err, out)
 	}
 }
 

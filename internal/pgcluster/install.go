@@ -25,11 +25,11 @@ type install struct {
 	account account
 }
 
-// account is an operating system user. Its zero value is nobody in particular: ask [serverAccount].
+// account is an operating system user. [serverAccount] returns the one that servers run as.
 type account struct {
 	uid, gid int
-	home     string // a folder it may use as $HOME; set once the cluster's folder exists
-	assume   bool   // we are someone else (root) and have to become it
+	home     string // its $HOME; set once the cluster's folder exists
+	assume   bool   // this process is root and must switch to the account
 }
 
 var versionNumber = regexp.MustCompile(`\d+(\.\d+|beta\d+|rc\d+|devel)?`)
@@ -73,7 +73,7 @@ type command struct {
 	name     string // program in the bin folder
 	args     []string
 	stdin    string
-	password string // given as PGPASSWORD: arguments are for everyone to see
+	password string // passed as PGPASSWORD, because every user can see arguments
 }
 
 // run runs a program to its end as the server's account and returns what it wrote to both outputs. When ctx ends,
@@ -87,7 +87,7 @@ func (pg *install) run(ctx context.Context, c command) (string, error) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = sessionAttr(pg.account)
 	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
-	cmd.WaitDelay = time.Second // a grandchild that left the group must not keep us waiting for the pipe
+	cmd.WaitDelay = time.Second // a grandchild that left the group may keep the pipe open
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -97,7 +97,7 @@ func (pg *install) run(ctx context.Context, c command) (string, error) {
 	return out.String(), nil
 }
 
-// environ is our environment without what would change what PostgreSQL's programs do (PG…, LC_…).
+// environ returns the environment of this process without the variables that change what PostgreSQL's programs do (PG…, LC_…).
 func (pg *install) environ(password string) []string {
 	env := make([]string, 0, 16)
 	for _, pair := range os.Environ() {
@@ -114,10 +114,10 @@ func (pg *install) environ(password string) []string {
 	return env
 }
 
-// tailLines is how much of a program's output an error quotes.
+// tailLines is how many lines of a program's output an error quotes.
 const tailLines = 12
 
-// lastLines returns the end of a program's output, fit to stand in an error.
+// lastLines returns the end of a program's output, for an error.
 func lastLines(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")

@@ -38,7 +38,7 @@ func startCluster(t testing.TB, opts Options) *Cluster {
 	}
 	cluster, err := Start(testContext(t), opts)
 	if errors.Is(err, ErrNoPostgres) && os.Getenv("HASQL_REQUIRE_POSTGRES") != "1" {
-		t.Skipf("skipped, for want of PostgreSQL: %v", err)
+		t.Skipf("skipped, because PostgreSQL is missing: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)

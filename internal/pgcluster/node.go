@@ -17,9 +17,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Node is one PostgreSQL server: a data directory and an address, whether or not a server runs there just now. Its
-// methods may be called from several goroutines; those that start the server or change its configuration wait for
-// each other, those that harm it wait for nobody.
+// Node is one PostgreSQL server: a data directory and an address, whether a server runs there or not. Its methods may be called
+// from several goroutines. Methods that start the server or change its configuration wait for each other. Methods that cause a
+// fault do not wait.
 type Node struct {
 	cluster *Cluster
 	name    string
@@ -30,7 +30,7 @@ type Node struct {
 	server atomic.Pointer[postmaster] // nil before the first start
 	frozen atomic.Bool
 
-	changing sync.Mutex // held by whoever starts the server or replaces its data directory
+	changing sync.Mutex // held while the server is started or its data directory is replaced
 
 	mu       sync.Mutex
 	settings settings
@@ -57,7 +57,7 @@ func (n *Node) Port() int { return n.port.number }
 // DSN returns the URL of this node alone, like [Cluster.DSN].
 func (n *Node) DSN() string { return n.cluster.dsn(n.Addr()) }
 
-// Running says whether the node's postmaster is alive, be it frozen. It does not block.
+// Running reports whether the node's postmaster is alive, frozen or not. It does not block.
 func (n *Node) Running() bool {
 	p := n.server.Load()
 	return p != nil && p.running()
@@ -71,8 +71,8 @@ func (n *Node) pid() int {
 	return 0
 }
 
-// Conn opens a connection to this node alone, as superuser, from its own host. The caller closes it. ctx bounds the attempt; with a
-// frozen node it is all that does. PG… variables of the environment have no influence.
+// Conn opens a connection to this node only, as superuser, from the node's own host. The caller closes it. ctx limits the
+// attempt; nothing else ends an attempt to connect to a frozen node. PG… variables of the environment have no influence.
 func (n *Node) Conn(ctx context.Context) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(n.DSN())
 	if err != nil {
@@ -129,8 +129,8 @@ func (n *Node) create(seed base) error {
 	return n.configure(func(*settings) {})
 }
 
-// WriteFile replaces a file beside the node's data directory in one step: what is ../name to the server's settings. The
-// server alone may read it. It lasts as long as the cluster, whatever becomes of the data directory.
+// WriteFile replaces, in one step, a file next to the node's data directory. The server's settings refer to it as ../name. Only
+// the server may read it. It lasts as long as the cluster, even if the data directory is replaced.
 func (n *Node) WriteFile(name, content string) error {
 	if err := writeFor(n.cluster.pg.account, filepath.Join(n.dir, name), content); err != nil {
 		return n.errorf("%w", err)
@@ -143,13 +143,13 @@ func (n *Node) confFile() string    { return filepath.Join(n.dir, "postgresql.co
 func (n *Node) logFile() string     { return filepath.Join(n.dir, "log") }
 func (n *Node) standbyFile() string { return filepath.Join(n.dataDir(), "standby.signal") }
 
-// standby says whether the node is, or would start as, a standby. PostgreSQL removes the file on promotion.
+// standby reports whether the node is a standby or would start as one. PostgreSQL removes the file on promotion.
 func (n *Node) standby() bool {
 	_, err := os.Stat(n.standbyFile())
 	return err == nil
 }
 
-// configure changes the node's settings and writes its postgresql.conf. A running server is told; it goes by the
+// configure changes the node's settings and writes its postgresql.conf. A running server gets a reload signal and applies the
 // new settings a moment later.
 func (n *Node) configure(change func(*settings)) error {
 	n.mu.Lock()
@@ -165,9 +165,8 @@ func (n *Node) configure(change func(*settings)) error {
 	return nil
 }
 
-// Start starts a node that is not running and returns once it accepts connections. Processes that an earlier run
-// left behind, see [Node.KillPostmaster], are waited for first. If it fails, or ctx ends before, the node is not
-// running.
+// Start starts a node that is not running, and returns once it accepts connections. First it waits for processes that an
+// earlier run left behind; see [Node.KillPostmaster]. If Start fails or ctx ends, the node is not running.
 func (n *Node) Start(ctx context.Context) error {
 	n.changing.Lock()
 	defer n.changing.Unlock()
@@ -196,11 +195,11 @@ func (n *Node) startLocked(ctx context.Context) error {
 	return nil
 }
 
-// errPortTaken says that somebody listens on the port that the node was to have.
+// errPortTaken says that another program listens on the node's port.
 var errPortTaken = errors.New("its port is taken")
 
-// ready says whether the server accepts connections, which it writes into its lock file: line 1 is the
-// postmaster's process id, line 8 its state. pg_ctl goes by the same.
+// ready reports whether the server accepts connections. The server writes that into its lock file: line 1 is the postmaster's
+// process id, line 8 its state. pg_ctl reads the same lines.
 func (n *Node) ready(p *postmaster) (bool, error) {
 	if !p.running() {
 		if strings.Contains(n.log(p.logFrom), "could not bind") {
@@ -212,7 +211,7 @@ func (n *Node) ready(p *postmaster) (bool, error) {
 	return len(lines) >= 8 && lines[0] == strconv.Itoa(p.cmd.Process.Pid) && strings.TrimSpace(lines[7]) == "ready", nil
 }
 
-// lockFile returns the lines of postmaster.pid, none if there is no server and no remains of a killed one.
+// lockFile returns the lines of postmaster.pid. There are none if no server runs and no killed server left the file.
 func (n *Node) lockFile() []string {
 	content, err := os.ReadFile(filepath.Join(n.dataDir(), "postmaster.pid"))
 	if err != nil {

@@ -8,45 +8,45 @@ import (
 	"strings"
 )
 
-// Options say what cluster [Start] makes. The zero value is a master alone, with trust authentication.
+// Options configure the cluster that [Start] makes. The zero value is a master alone, with trust authentication.
 type Options struct {
-	// Replicas is the number of streaming replicas next to the one master. Default 0.
+	// Replicas is the number of streaming replicas; there is one master besides. Default 0.
 	Replicas int
 
 	// BinDir is the folder of PostgreSQL's server programs. Default "": [FindBinDir].
 	BinDir string
 
-	// Parameters are settings for every node's postgresql.conf, name to value without quotes. They win over the
-	// package's own, such as fsync = off.
+	// Parameters are settings for every node's postgresql.conf: names, and values without quotes. They override the package's
+	// own settings, such as fsync = off.
 	Parameters map[string]string
 
-	// Password, if not "", makes every node ask for it by scram-sha-256; the DSNs hold it. It must not hold control
-	// characters. Default "": trust authentication. Only the node's own address is listened on either way.
+	// Password is what every node asks for, by scram-sha-256. The DSNs contain it. It must not contain control characters.
+	// Default "": trust authentication. In both cases a node listens only on its own address.
 	Password string
 
-	// HBA are lines of pg_hba.conf that every node reads before the package's own, which let everybody in who is on the
-	// node's network, with the Password if there is one. Default nil: none.
+	// HBA are lines of pg_hba.conf that come before the package's own lines on every node. The package's own lines admit every
+	// client on the node's network, with the Password if there is one. Default nil: none.
 	HBA []string
 
-	// Prepare is called for each node before its first start, for all at once: it may put files beside the node with
-	// [Node.WriteFile] that Parameters name. Default nil: nothing is done.
+	// Prepare is called for each node before its first start, from several goroutines at once. It may write files that Parameters
+	// name, with [Node.WriteFile]. Default nil: nothing is done.
 	Prepare func(*Node) error
 
-	// Hosts are where the nodes live, one for each. Default nil: all on 127.0.0.1.
+	// Hosts are the hosts of the nodes, one for each. Default nil: all nodes are on 127.0.0.1.
 	Hosts []Host
 
-	// Logf is told of each step, in the manner of [testing.T.Logf]; calls may come from several goroutines.
-	// Default nil: silence. Passwords are never told.
+	// Logf logs each step, as [testing.T.Logf] does. Several goroutines may call it. It never gets a password. Default nil:
+	// nothing is logged.
 	Logf func(format string, args ...any)
 }
 
-// Host is where a node lives: an address of its own, in a network namespace perhaps.
+// Host is the host of a node: an address, which may be in a network namespace.
 type Host struct {
 	// IP is the address that the node listens on.
 	IP string
 
-	// Do runs a function to its end where the address is: the processes that it starts and the sockets that it opens
-	// are in the host's network.
+	// Do runs a function in the host's network and waits for its end. Processes that the function starts and sockets that it
+	// opens belong to that network.
 	Do func(func())
 }
 
@@ -71,7 +71,7 @@ func (o Options) logf(format string, args ...any) {
 	}
 }
 
-// ownSettings are what every node runs with unless Options.Parameters say otherwise.
+// ownSettings are the settings of every node. Options.Parameters override them.
 var ownSettings = map[string]string{
 	"unix_socket_directories": "", // sockets of several nodes in one folder get into each other's way
 	"max_connections":         "100",
@@ -79,7 +79,7 @@ var ownSettings = map[string]string{
 	"fsync":                   "off",
 	"wal_level":               "replica",
 	"max_wal_senders":         "10",
-	"wal_keep_size":           "256MB", // a replica that was away for long finds what it missed
+	"wal_keep_size":           "256MB", // a replica finds the WAL that it missed while it was away
 	"max_wal_size":            "256MB",
 	"wal_log_hints":           "on", // pg_rewind asks for it
 	"full_page_writes":        "on", // so does it for this
@@ -97,7 +97,7 @@ var ownSettings = map[string]string{
 	"log_timezone":               "UTC",
 }
 
-// settings are what stands in one node's postgresql.conf beyond ownSettings and Options.Parameters.
+// settings are the settings that differ between nodes.
 type settings struct {
 	ip          string
 	port        int
@@ -129,8 +129,7 @@ func (s settings) render(parameters map[string]string) string {
 // A quote is doubled and a backslash too inside the quotes of postgresql.conf.
 var confEscaper = strings.NewReplacer(`'`, `''`, `\`, `\\`, "\n", `\n`)
 
-// hba renders pg_hba.conf: the lines given, and one method of authentication for everybody in the host's network, be that
-// this machine.
+// hba returns a pg_hba.conf: the given lines, and one authentication method for every client in the host's network.
 func hba(lines []string, method string) string {
 	all := append(slices.Clone(lines), "host all all samenet "+method, "host replication all samenet "+method)
 	return strings.Join(all, "\n") + "\n"

@@ -14,8 +14,8 @@ type postmaster struct {
 	exited  chan struct{} // closed once it has ended and is reaped; cmd.ProcessState is valid then
 }
 
-// launch starts the server process and does not wait for it to be of use. The goroutine that reaps it ends with it,
-// which [Cluster.Close] sees to.
+// launch starts the server process and does not wait until it accepts connections. A goroutine reaps the process and ends with
+// it, at the latest in [Cluster.Close].
 func (n *Node) launch() (*postmaster, error) {
 	pg := n.cluster.pg
 	log, err := os.OpenFile(n.logFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)

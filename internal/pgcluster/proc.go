@@ -20,8 +20,8 @@ type proc struct {
 
 func (p proc) stopped() bool { return p.state == 'T' || p.state == 't' }
 
-// gone says that a process is dead, though its parent may not have taken note of it. A child of a killed
-// postmaster waits as a zombie for whatever is process 1, which may be slow to bury it.
+// gone reports whether a process is dead, even if its parent has not reaped it yet. A child of a killed postmaster is a zombie
+// until process 1 reaps it, which may be slow.
 func (p proc) gone() bool { return p.state == 'Z' || p.state == 'X' || p.state == 'x' }
 
 // readProc reads one process. ok is false when it has gone.
@@ -100,7 +100,7 @@ func (n *Node) processes() ([]proc, error) {
 	return append(children, master...), nil
 }
 
-// runsHere says whether the process is a PostgreSQL server in the node's data directory.
+// runsHere reports whether the process is a PostgreSQL server in the node's data directory.
 func (n *Node) runsHere(pid int) bool {
 	dir := "/proc/" + strconv.Itoa(pid)
 	if cwd, err := os.Readlink(dir + "/cwd"); err != nil || cwd != n.dataDir() {
@@ -108,15 +108,15 @@ func (n *Node) runsHere(pid int) bool {
 	}
 	exe, err := os.Readlink(dir + "/exe")
 	if errors.Is(err, fs.ErrNotExist) {
-		return true // it is giving back its memory, which the next server must not find in use
+		return true // the process is releasing its memory, which the next server must not find in use
 	}
 	return err == nil && exe == filepath.Join(n.cluster.pg.binDir, "postgres")
 }
 
-// tick is how often things are looked at that nobody tells us about.
+// tick is the time between two checks of a condition that nothing announces.
 const tick = 2 * time.Millisecond
 
-// poll calls check at once and then every [tick] until it says done, fails, or ctx ends.
+// poll calls check at once and then every [tick], until check returns true, check fails, or ctx ends.
 func poll(ctx context.Context, check func() (done bool, err error)) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Rejoin brings a node back as a streaming replica of master, whatever has become of it: an ex-master that was killed
-// or stopped or still runs on a timeline of its own, or a standby that is ahead of master. What it has and master has
-// not is lost. If it runs it is stopped, or killed if it is frozen. Its data directory is then rewound with pg_rewind
-// or, where that fails, made anew by [Node.Rebuild]. Rejoin returns once it streams, see [Node.WaitStreaming].
+// Rejoin makes a node a streaming replica of master again. The node may be an ex-master that was killed or stopped, an ex-master
+// that still runs on a timeline of its own, or a standby that is ahead of master. WAL that master does not have is lost. Rejoin
+// stops the node if it runs, and kills it if it is frozen. Then it rewinds the data directory with pg_rewind; if that fails, it
+// makes a new one as [Node.Rebuild] does. It returns once the node streams, see [Node.WaitStreaming].
 func (n *Node) Rejoin(ctx context.Context, master *Node) error {
 	n.changing.Lock()
 	defer n.changing.Unlock()
@@ -32,8 +32,8 @@ func (n *Node) Rejoin(ctx context.Context, master *Node) error {
 	return n.rebuildLocked(ctx, master)
 }
 
-// Rebuild makes a node a streaming replica of master from a base backup of it. If it runs it is stopped, or killed if
-// it is frozen; its data directory is thrown away. Rebuild returns once it streams, see [Node.WaitStreaming].
+// Rebuild makes a node a streaming replica of master from a base backup. It stops the node if it runs, kills it if it is frozen,
+// and removes its data directory. It returns once the node streams, see [Node.WaitStreaming].
 func (n *Node) Rebuild(ctx context.Context, master *Node) error {
 	n.changing.Lock()
 	defer n.changing.Unlock()
@@ -44,7 +44,7 @@ func (n *Node) Rebuild(ctx context.Context, master *Node) error {
 }
 
 func (n *Node) rebuildLocked(ctx context.Context, master *Node) error {
-	n.removeSharedMemory() // the data directory is all that knows of it
+	n.removeSharedMemory() // only the data directory has its id
 	if err := os.RemoveAll(n.dataDir()); err != nil {
 		return n.errorf("rebuild: %w", err)
 	}
@@ -67,20 +67,20 @@ func (n *Node) rebuildLocked(ctx context.Context, master *Node) error {
 	return n.WaitStreaming(ctx, master)
 }
 
-// halt makes sure that no server runs.
+// halt ends the server if it runs.
 func (n *Node) halt(ctx context.Context) error {
 	if !n.Running() || n.frozen.Load() {
-		return n.Kill() // thawing an ex-master would let it take writes for a moment
+		return n.Kill() // a thawed ex-master would accept writes for a moment
 	}
 	return n.Stop(ctx, StopFast)
 }
 
-// rewind takes back what the node's data directory has beyond master's. The node does not run.
+// rewind removes from the node's data directory what master does not have. The node must not run.
 func (n *Node) rewind(ctx context.Context, master *Node) error {
 	if err := n.settle(ctx); err != nil {
 		return err
 	}
-	// Before PostgreSQL 16 pg_rewind learns of a promotion from the checkpoint after it, which may take its time.
+	// Before PostgreSQL 16, pg_rewind finds out about a promotion only from the checkpoint after it, which may be long in coming.
 	if err := master.checkpoint(ctx); err != nil {
 		return err
 	}
@@ -96,9 +96,9 @@ func (n *Node) rewind(ctx context.Context, master *Node) error {
 	return nil
 }
 
-// settle gives a data directory whose server did not end in order the clean shutdown that pg_rewind asks for. pg_rewind
-// can do that itself for a crashed master, but before PostgreSQL 14 not with the node's own configuration, and then
-// finds that wal_log_hints has been off. For a standby nobody but a standby can do it.
+// settle makes sure that the data directory was shut down cleanly, as pg_rewind requires. pg_rewind can recover a crashed master
+// itself. But before PostgreSQL 14 it does so without the node's own configuration, and then finds wal_log_hints off. A standby
+// can be recovered only by starting it as a standby.
 func (n *Node) settle(ctx context.Context) error {
 	pg := n.cluster.pg
 	out, err := pg.run(ctx, command{dir: n.dir, name: "pg_controldata", args: []string{"-D", n.dataDir()}})
@@ -121,7 +121,7 @@ func (n *Node) settle(ctx context.Context) error {
 		dir:  n.dir,
 		name: "postgres",
 		args: []string{"--single", "-F", "-D", n.dataDir(), "-c", "config_file=" + n.confFile(), "template1"},
-	}) // at the end of its input it ends
+	}) // it ends at the end of its input
 	if err != nil {
 		return n.errorf("recover: %w", err)
 	}

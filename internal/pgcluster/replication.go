@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// conninfo is how the node's programs connect to another node. The password is left out where it can be given
-// through the environment.
+// conninfo returns the connection string with which the node's programs connect to another node. password is "" if it comes
+// from the environment.
 func (n *Node) conninfo(to *Node, password string) string {
 	info := fmt.Sprintf("host=%s port=%d user=%s dbname=postgres sslmode=disable application_name=%s",
 		to.host.IP, to.Port(), superuser, n.name)
@@ -31,9 +31,9 @@ func (n *Node) becomeReplica(master *Node) error {
 	})
 }
 
-// Follow makes a standby, running or not, stream from master, and does not wait for it to do so: see
-// [Node.WaitStreaming]. It fails on a node that is no standby, and on one that is frozen. A standby that has replayed
-// more than master had when master was promoted will never stream; [Node.Rejoin] puts that right.
+// Follow makes a standby, running or not, stream from master. It does not wait for that: see [Node.WaitStreaming]. It fails on a
+// node that is no standby, and on a frozen one. A standby that has replayed more than master had at its promotion never
+// streams; [Node.Rejoin] repairs it.
 func (n *Node) Follow(ctx context.Context, master *Node) error {
 	n.changing.Lock()
 	defer n.changing.Unlock()
@@ -48,9 +48,10 @@ func (n *Node) Follow(ctx context.Context, master *Node) error {
 	return n.becomeReplica(master)
 }
 
-// Detach makes a running standby receive from nobody, returns once it does not, and says how much WAL it has: a byte
-// position, comparable among the standbys of one master. It is how a failover manager takes the acknowledgements away
-// from a master that may live on, before it chooses whom to promote. [Node.Follow] attaches the standby again.
+// Detach makes a running standby stop receiving WAL. It returns once that is so, with the amount of WAL that the standby has: a
+// byte position, comparable among the standbys of one master. A failover manager detaches the standbys before it chooses one
+// ([Elect]), because the old master may live on and must get no more acknowledgements. [Node.Follow] attaches the standby
+// again.
 func (n *Node) Detach(ctx context.Context) (received uint64, err error) {
 	n.changing.Lock()
 	defer n.changing.Unlock()
@@ -77,8 +78,8 @@ func (n *Node) Detach(ctx context.Context) (received uint64, err error) {
 	return received, nil
 }
 
-// Promote makes a running standby a master and returns once it takes writes: some 30 ms. It fails on a master. The
-// other standbys keep to the one they follow.
+// Promote makes a running standby the master and returns once it accepts writes, after some 30 ms. It fails on a master. The
+// other standbys go on following their present master: see [Node.TakeOver].
 func (n *Node) Promote(ctx context.Context) error {
 	n.changing.Lock()
 	defer n.changing.Unlock()
@@ -92,7 +93,7 @@ func (n *Node) Promote(ctx context.Context) error {
 		return n.serverError("promote", err)
 	}
 	if !recovering {
-		return n.errorf("promote: it is a master already")
+		return n.errorf("promote: it is already a master")
 	}
 	if _, err := conn.Exec(ctx, "select pg_promote(false)"); err != nil {
 		return n.serverError("promote", err)
@@ -107,8 +108,8 @@ func (n *Node) Promote(ctx context.Context) error {
 	return n.configure(func(s *settings) { s.primary = "" })
 }
 
-// WaitStreaming returns once master shows this node as streaming and as having replayed all WAL that master had
-// flushed when the call began. It fails when ctx ends or the node's server does.
+// WaitStreaming returns once the node streams from master and has replayed all WAL that master had flushed when the call began.
+// It fails when ctx ends or the node's server ends.
 func (n *Node) WaitStreaming(ctx context.Context, master *Node) error {
 	conn, err := master.Conn(ctx)
 	if err != nil {
@@ -138,15 +139,15 @@ const (
 	flushedQuery = `select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
 		else pg_current_wal_flush_lsn() end)::text`
 
-	// streamingQuery may meet several rows of one name for a moment: a connection that broke and its successor.
+	// streamingQuery may find several rows of one name for a moment: a broken connection and the next one.
 	streamingQuery = `select coalesce(bool_or(state = 'streaming' and replay_lsn >= $2::text::pg_lsn), false)
 		from pg_stat_replication where application_name = $1`
 )
 
-// waitSynchronous returns once the node, a master, goes by synchronous_standby_names = names, of which it has been
-// told. New connections inherit the postmaster's settings, so one that knows the names proves that the postmaster has
-// told all its children. Commits wait only once the checkpointer, one of these, has put a flag into shared memory;
-// it does so before it obeys a CHECKPOINT.
+// waitSynchronous returns once synchronous_standby_names = names applies on the node, a master, which has been signalled to
+// reload. A new connection inherits the postmaster's settings. If it has the names, the postmaster has signalled all its
+// children. Commits wait only once the checkpointer, one of these children, has set a flag in shared memory. The checkpointer
+// does that before it executes a CHECKPOINT.
 func (n *Node) waitSynchronous(ctx context.Context, names string) error {
 	err := poll(ctx, func() (bool, error) {
 		conn, err := n.Conn(ctx)
@@ -167,7 +168,7 @@ func (n *Node) waitSynchronous(ctx context.Context, names string) error {
 	return nil
 }
 
-// closeConn ends a connection in order also when ctx has ended.
+// closeConn closes a connection properly, even if ctx has ended.
 func closeConn(ctx context.Context, conn *pgx.Conn) {
 	_ = conn.Close(context.WithoutCancel(ctx)) // nothing depends on how it ends
 }

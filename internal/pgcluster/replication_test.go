@@ -58,6 +58,47 @@ func TestKilledMasterRejoinsByRewind(t *testing.T) {
 	}
 }
 
+func TestFailoverPromotesTheStandbyThatReceivedMost(t *testing.T) {
+	t.Parallel()
+	cluster := startCluster(t, Options{Replicas: 2})
+	ctx := testContext(t)
+	old, behind, ahead := cluster.Nodes()[0], cluster.Nodes()[1], cluster.Nodes()[2]
+	execute(t, old, "create table t (n int)")
+	must(t, behind.WaitStreaming(ctx, old))
+	_, err := behind.Detach(ctx)
+	must(t, err)
+	execute(t, old, "insert into t values (1)")
+	must(t, ahead.WaitStreaming(ctx, old))
+	must(t, old.Freeze()) // it lives on, and must not be followed any more
+
+	ranked, err := Failover(ctx, behind, ahead)
+	must(t, err)
+	if len(ranked) != 2 || ranked[0] != ahead || ranked[1] != behind {
+		t.Fatalf("elected in the order %s, %s", ranked[0].Name(), ranked[1].Name())
+	}
+	execute(t, ahead, "insert into t values (2)")
+	must(t, behind.WaitStreaming(ctx, ahead))
+	must(t, old.Rejoin(ctx, ahead))
+	for _, n := range cluster.Nodes() {
+		if got := scan[string](t, n, "select string_agg(n::text, ',' order by n) from t"); got != "1,2" {
+			t.Errorf("%s has %s", n.Name(), got)
+		}
+	}
+}
+
+func TestFailoverFailsWhereAStandbyDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	cluster := startCluster(t, Options{Replicas: 2})
+	ctx := testContext(t)
+	dead, alive := cluster.Nodes()[1], cluster.Nodes()[2]
+	must(t, dead.Kill())
+	if _, err := Failover(ctx, alive, dead); err == nil || !strings.Contains(err.Error(), dead.Name()) {
+		t.Errorf("got %v", err)
+	}
+	must(t, alive.Follow(ctx, cluster.Nodes()[0]))
+	must(t, alive.WaitStreaming(ctx, cluster.Nodes()[0]))
+}
+
 func TestStandbyThatIsNotAheadFollows(t *testing.T) {
 	t.Parallel()
 	cluster := startCluster(t, Options{Replicas: 2})

@@ -119,7 +119,7 @@ func (s *Sandbox) Start(dir, program string, args ...string) (*Process, error) {
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
 	s.reaping.Go(func() {
 		defer close(p.exited)
-		_ = cmd.Wait() // nobody asks how it ended
+		_ = cmd.Wait() // the exit status does not matter
 	})
 	return p, nil
 }
@@ -156,8 +156,8 @@ func (s *Sandbox) Kill(ctx context.Context, dir string) error {
 	return nil
 }
 
-// Close ends every process that has its working folder in the sandbox and removes it. It leaves that to the watchdog, who
-// would do the same if this process died. Only the first call does anything; all return its error.
+// Close ends every process that has its working folder in the sandbox, and removes the sandbox. The watchdog does that, as it
+// would if this process died. Only the first call does anything; every call returns its error.
 func (s *Sandbox) Close() error {
 	s.closing.Do(func() {
 		err := errors.Join(s.watch.pipe.Close(), s.watch.cmd.Wait())

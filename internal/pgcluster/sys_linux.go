@@ -30,15 +30,15 @@ func send(pid int, sig syscall.Signal) error {
 	return nil
 }
 
-// memoryDir is a file system in memory, and needs at least memoryRoom bytes free to be chosen: a node takes 40 MB and
-// its WAL up to 512 MB more (max_wal_size, wal_keep_size). Containers often have next to nothing there.
+// memoryDir is a file system in memory. It is used if it has at least memoryRoom bytes free: a node takes 40 MB, and its WAL up
+// to 512 MB more (max_wal_size, wal_keep_size). In containers it is often very small.
 const (
 	memoryDir  = "/dev/shm"
 	memoryRoom = 4 << 30
 )
 
-// tempDir is where clusters and the cache of bases lie: $TMPDIR if that is set, else memory if there is room, else
-// [os.TempDir]. Making and removing a thousand small files per node is what a disk is worst at.
+// tempDir returns the folder of clusters and of the cache of bases: $TMPDIR if that is set, else memory if there is room, else
+// [os.TempDir]. Memory is much faster than a disk, because each node has a thousand small files.
 func tempDir() (string, error) {
 	dir := os.TempDir()
 	var stat syscall.Statfs_t
@@ -57,7 +57,7 @@ func killGroup(pid int) error {
 	return nil
 }
 
-// supported says whether this system has what the package needs.
+// supported returns an error if this system lacks what the package needs.
 func supported() error {
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		return fmt.Errorf("pgcluster: needs Linux, whose /proc shows which processes are a node's: %w", err)
@@ -65,7 +65,7 @@ func supported() error {
 	return nil
 }
 
-// serverAccount is the current user, or for root the first of postgres and nobody that exists.
+// serverAccount returns the current user; for root it returns user postgres or, if there is none, nobody.
 func serverAccount() (account, error) {
 	if uid := os.Geteuid(); uid != 0 {
 		return account{uid: uid, gid: os.Getegid()}, nil
@@ -82,8 +82,8 @@ func serverAccount() (account, error) {
 	return account{}, errors.New("pgcluster: PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as")
 }
 
-// sessionAttr starts a process as a, in a session of its own: a Ctrl-C in the terminal is meant for us, who then
-// end the cluster in order.
+// sessionAttr starts a process as a, in a session of its own. So a Ctrl-C in the terminal reaches only this process, which then
+// closes the cluster.
 func sessionAttr(a account) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{Setsid: true}
 	if a.assume {
@@ -92,7 +92,7 @@ func sessionAttr(a account) *syscall.SysProcAttr {
 	return attr
 }
 
-// ownedBy checks that dir is a true folder and a's own.
+// ownedBy checks that dir is a folder, not a link, and that a owns it.
 func ownedBy(dir string, a account) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -105,11 +105,10 @@ func ownedBy(dir string, a account) error {
 	return nil
 }
 
-// port is a TCP port of 127.0.0.1 which the kernel gives to nobody else until it is released, also while no
-// server listens on it. It is a socket that is bound and does not listen: a server that sets SO_REUSEADDR, as
-// PostgreSQL does, may still listen there; the kernel does not choose the port for anybody's listener, nor as the
-// source of anybody's outgoing connection. The latter matters: a client that dials a dead node could otherwise be
-// given the very port it dials as its source, and connect to itself.
+// port is a TCP port of 127.0.0.1 that the kernel gives to no other program until it is released, even while no server listens
+// on it. It is a socket that is bound and does not listen. A server that sets SO_REUSEADDR, as PostgreSQL does, may listen on
+// the port. The kernel does not choose the port for another listener, nor as the source of an outgoing connection. Without
+// that, a client that dials a dead node could get the dialled port as its source, and connect to itself.
 type port struct {
 	number int
 	fd     int

@@ -7,10 +7,10 @@ import (
 	"os/exec"
 )
 
-// watchdogScript waits until its standard input ends. If that does not say "done" first, whoever held the other end
-// has died: the script kills every process that runs one of PostgreSQL's programs ($2/…; "" for $2: any program) in the
-// cluster's folder ($1/…), again and again until there is none, for a postmaster whose children die starts others, and removes the
-// folder. SIGKILL also ends frozen processes. The shared memory of killed servers is removed where ipcrm exists.
+// watchdogScript waits until its standard input ends. If it has not read "done" before, the process at the other end has died.
+// Then the script kills every process that runs one of PostgreSQL's programs ($2/…; "" for $2: any program) in the cluster's
+// folder ($1/…), and removes the folder. It repeats that until no process is left, because a postmaster whose children die
+// starts others. SIGKILL also ends frozen processes. Shared memory of killed servers is removed where ipcrm exists.
 const watchdogScript = `
 read -r word
 [ "$word" = done ] && exit 0
@@ -34,11 +34,11 @@ rm -rf "$1"
 // watchdog cleans up after a process that died without closing its cluster.
 type watchdog struct {
 	cmd  *exec.Cmd
-	pipe *os.File // the only writing end; the kernel closes it when we die
+	pipe *os.File // the only writing end; the kernel closes it when this process dies
 }
 
-// startWatchdog sets one over a cluster's folder and what is run there from binDir. It inherits nothing but the pipe, runs
-// as the server's account, and in a session of its own, so that neither Ctrl-C nor a closed terminal ends it with us.
+// startWatchdog starts a watchdog for a cluster's folder and the programs of binDir that run there. It inherits only the pipe. It
+// runs as the server's account and in a session of its own, so that neither Ctrl-C nor a closed terminal ends it.
 func startWatchdog(dir, binDir string, a account) (*watchdog, error) {
 	read, write, err := os.Pipe()
 	if err != nil {

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package hasql
+package dsn
 
 import "time"
 

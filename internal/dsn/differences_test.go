@@ -1,9 +1,11 @@
-package hasql
+package dsn_test
 
 import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/pghasql/hasql/internal/dsn"
 )
 
 // A difference is one between libpq's reading of a DSN and ours that is accepted.
@@ -29,7 +31,7 @@ var differences = []difference{
 		seed:     "uri-blank-at-end",
 		before:   17,
 		accepted: `.* "(\s.*|.*\s)".*`,
-		when:     func(ours, _ reading) bool { return isURL(ours.dsn) },
+		when:     func(ours, _ reading) bool { return dsn.IsURL(ours.dsn) },
 		adapt:    withoutBlanks,
 	},
 	{
@@ -64,7 +66,7 @@ var differences = []difference{
 		seed: "kv-hostaddr-of-socket",
 		adapt: func(_ reading, theirs *reading) {
 			for i, d := range theirs.hosts {
-				if d.addr != "" && isSocket(d.host) {
+				if d.addr != "" && dsn.IsSocket(d.host) {
 					theirs.hosts[i].host, theirs.hosts[i].addr = d.addr, ""
 				}
 			}
@@ -85,7 +87,7 @@ var differences = []difference{
 		why:  "pgx keeps the other; libpq takes the name of the system's user",
 		seed: "kv-user-empty-behind-another",
 		adapt: func(ours reading, theirs *reading) {
-			if isURL(ours.dsn) || !regexp.MustCompile(`user\s*=\s*(''|$)`).MatchString(ours.dsn) {
+			if dsn.IsURL(ours.dsn) || !regexp.MustCompile(`user\s*=\s*(''|$)`).MatchString(ours.dsn) {
 				return
 			}
 			if theirs.database == theirs.user {
@@ -170,7 +172,7 @@ var differences = []difference{
 		name:    "unsupported by pgx",
 		why:     "what the setting promises would not be there, or the server would refuse it",
 		seed:    "kv-sslcrl",
-		refused: `(` + strings.Join(unsupported, "|") + `|gssencmode(=.*)?|sslcompression(=.*)?): not supported by pgx`,
+		refused: `(` + strings.Join(dsn.Unsupported, "|") + `|gssencmode(=.*)?|sslcompression(=.*)?): not supported by pgx`,
 	},
 	{
 		name:    "requiressl behind sslmode",
@@ -252,7 +254,7 @@ func (d *difference) excuses(pattern, problem string, ours, theirs reading) bool
 
 // withoutBlanks takes off those that we took off. Blanks written as %20 are not among them.
 func withoutBlanks(ours reading, theirs *reading) {
-	if !isURL(ours.dsn) {
+	if !dsn.IsURL(ours.dsn) {
 		return
 	}
 	trim := func(text *string, want string) {

@@ -1,4 +1,4 @@
-package hasql
+package dsn_test
 
 import (
 	"cmp"
@@ -10,11 +10,15 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/dsn"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
-// FuzzDSN compares our reading of a DSN with that of libpq itself.
+// FuzzDSN compares our reading of a DSN, up to the nodes that it leads to, with that of libpq itself.
 func FuzzDSN(f *testing.F) {
-	isolateDSN(f)
+	testenv.Services(f)
 	libpq := startLibpq(f)
 	f.Fuzz(func(t *testing.T, dsn string) {
 		if why := disagreement(differences, read(t, dsn), libpq.read(t, dsn)); why != "" {
@@ -25,7 +29,7 @@ func FuzzDSN(f *testing.F) {
 
 // TestEachDifferenceIsOne keeps the table of differences from having rows that nothing needs.
 func TestEachDifferenceIsOne(t *testing.T) {
-	isolateDSN(t)
+	testenv.Services(t)
 	libpq := startLibpq(t)
 	for i, d := range differences {
 		t.Run(d.name, func(t *testing.T) {
@@ -72,38 +76,38 @@ func disagreement(accepted []difference, ours, theirs reading) string {
 }
 
 // read is our reading of a DSN.
-func read(t testing.TB, dsn string) reading {
+func read(t testing.TB, text string) reading {
 	t.Helper()
-	c, err := ParseConfig(dsn)
+	c, err := hasql.ParseConfig(text)
 	if err != nil {
-		refusal, ok := errors.AsType[*ConfigError](err)
+		refusal, ok := errors.AsType[*hasql.ConfigError](err)
 		if !ok || len(refusal.Problems) == 0 {
-			t.Fatalf("%q: not a ConfigError with problems: %v", dsn, err)
+			t.Fatalf("%q: not a ConfigError with problems: %v", text, err)
 		}
-		return reading{dsn: dsn, problems: refusal.Problems}
+		return reading{dsn: text, problems: refusal.Problems}
 	}
-	endpoints, _, err := splitDSN(dsn)
+	d, err := dsn.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var distinct []endpoint
-	for _, e := range endpoints {
+	var distinct []dsn.Endpoint
+	for _, e := range d.Endpoints {
 		if !slices.Contains(distinct, e) {
 			distinct = append(distinct, e)
 		}
 	}
 	if len(distinct) != len(c.Nodes) {
-		t.Fatalf("%q: %d nodes for %d hosts", dsn, len(c.Nodes), len(distinct))
+		t.Fatalf("%q: %d nodes for %d hosts", text, len(c.Nodes), len(distinct))
 	}
-	r := reading{dsn: dsn}
+	r := reading{dsn: text}
 	for i, n := range c.Nodes {
 		conn := n.Pool.ConnConfig
 		r.user, r.database = conn.User, cmp.Or(conn.Database, conn.User) // if none is sent, the server takes the user's name
 		addr := ""
-		if distinct[i].addr != "" {
+		if distinct[i].Addr != "" {
 			found, err := conn.LookupFunc(t.Context(), conn.Host)
 			if err != nil {
-				t.Fatalf("%q: %s is looked up: %v", dsn, n.Name, err)
+				t.Fatalf("%q: %s is looked up: %v", text, n.Name, err)
 			}
 			addr = found[0]
 		}
@@ -124,17 +128,4 @@ func seed(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	return dsn
-}
-
-// isolateDSN leaves a service file of the test's own, and no password file: which host's password it holds depends on
-// host and user, and would show each accepted difference of these twice.
-func isolateDSN(t testing.TB) {
-	t.Helper()
-	home := isolate(t)
-	services := filepath.Join(home, "pg_service.conf")
-	if err := os.WriteFile(services, []byte("[shop]\nhost=s1,s2\nport=7\ndbname=x\n\n[empty]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PGSERVICEFILE", services)
-	t.Setenv("PGSYSCONFDIR", home)
 }

@@ -1,9 +1,8 @@
-package hasql
+package dsn
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -14,48 +13,62 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// endpoint is one host of a DSN after libpq's rules for lists, defaults, the environment and the service file.
-type endpoint struct {
-	host string
-	port uint16
-	addr string // hostaddr: dialled instead of host when set
+// DSN is a connection string for one or more hosts, after libpq's rules for lists, defaults, the environment and the service
+// file.
+type DSN struct {
+	// Endpoints are the hosts in their order, repetitions included.
+	Endpoints []Endpoint
+
+	// Settings are the connection settings pgx does not know, from the DSN, the service file and the environment: ours,
+	// those of libpq that pgx would send to the server, and what really is meant for the server. target_session_attrs is
+	// always there, by its plain name.
+	Settings Settings
+
+	text string
 }
 
-func (e endpoint) name() string {
-	return net.JoinHostPort(e.host, strconv.Itoa(int(e.port)))
+// Settings are values by their keys.
+type Settings map[string]string
+
+// Endpoint is one host of a DSN. Endpoints can be compared.
+type Endpoint struct {
+	Host string
+	Port uint16
+	Addr string // hostaddr: dialled instead of Host when set
+}
+
+// Name returns host:port.
+func (e Endpoint) Name() string {
+	return net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port)))
 }
 
 // looksSecret reports whether the host is most likely the rest of a password with such a character in it, so that it must
 // not be quoted. The name of an abstract socket begins with an @.
-func (e endpoint) looksSecret() bool {
-	return strings.ContainsAny(strings.TrimPrefix(e.host, abstract), "@&=?")
+func (e Endpoint) looksSecret() bool {
+	return strings.ContainsAny(strings.TrimPrefix(e.Host, abstract), "@&=?")
 }
 
-// settings are the connection settings pgx does not know, from the DSN, the service file and the environment: ours,
-// pgxpool's, those of libpq that pgx would send to the server, and what really is meant for the server.
-type settings map[string]string
-
-// splitDSN reads a multi-host DSN with pgx's own parser and returns its hosts in order, repetitions included.
+// Parse reads a DSN in either form of libpq, with pgx's own parser. An error holds no part of the DSN that could be a
+// password.
 //
 // The parser is asked with sslmode=disable, because it then returns exactly one entry per host; TLS is set up later,
-// when each host is parsed on its own.
-func splitDSN(dsn string) ([]endpoint, settings, error) {
+// when each host is parsed on its own by [DSN.Pool].
+func Parse(dsn string) (*DSN, error) {
 	if scheme := unknownScheme(dsn); scheme != "" {
-		return nil, nil, fmt.Errorf("scheme %q: only postgres:// and postgresql:// are known", scheme)
+		return nil, fmt.Errorf("scheme %q: only postgres:// and postgresql:// are known", scheme)
 	}
 	// As it stands, so that no problem is hidden by what is put behind it. Only ports may still be too many: in
 	// "hostaddr=a,b port=1,2" they are counted by addresses, which pgx does not know.
 	if _, err := pgconn.ParseConfig(dsn); err != nil && !strings.Contains(err.Error(), "could not match") {
-		return nil, nil, driverProblem(err)
+		return nil, driverProblem(err)
 	}
 	first, err := pgconn.ParseConfig(override(dsn, "sslmode", "disable", "port", "5432"))
 	if err != nil {
-		return nil, nil, driverProblem(err)
+		return nil, driverProblem(err)
 	}
-	set := settings(maps.Clone(first.RuntimeParams))
+	set := Settings(maps.Clone(first.RuntimeParams))
 	set["target_session_attrs"] = sessionAttrs(first.ValidateConnect)
 	for key, env := range map[string]string{"hostaddr": "PGHOSTADDR", "load_balance_hosts": "PGLOADBALANCEHOSTS"} {
 		if _, given := set[key]; !given && os.Getenv(env) != "" {
@@ -69,56 +82,41 @@ func splitDSN(dsn string) ([]endpoint, settings, error) {
 		addrs = strings.Split(set["hostaddr"], ",")
 		hostless, err := pgconn.ParseConfig(override(dsn, "sslmode", "disable", "port", "5432", "host", ""))
 		if err != nil {
-			return nil, nil, driverProblem(err)
+			return nil, driverProblem(err)
 		}
 		if hosts := 1 + len(first.Fallbacks); hosts == 1 && first.Host == hostless.Host {
 			overrides = append(overrides, "host", set["hostaddr"]) // no host was given: libpq uses the addresses alone
 		} else if hosts != len(addrs) {
-			return nil, nil, fmt.Errorf("hostaddr: %d addresses for %d hosts", len(addrs), hosts)
+			return nil, fmt.Errorf("hostaddr: %d addresses for %d hosts", len(addrs), hosts)
 		}
 	}
 
 	all, err := pgconn.ParseConfig(override(dsn, overrides...))
 	if err != nil {
-		return nil, nil, driverProblem(err)
+		return nil, driverProblem(err)
 	}
-	endpoints := []endpoint{{host: all.Host, port: all.Port}}
+	endpoints := []Endpoint{{Host: all.Host, Port: all.Port}}
 	for _, f := range all.Fallbacks {
-		endpoints = append(endpoints, endpoint{host: f.Host, port: f.Port})
+		endpoints = append(endpoints, Endpoint{Host: f.Host, Port: f.Port})
 	}
 	for i, addr := range addrs {
 		switch e := &endpoints[i]; {
 		case addr == "":
 		case !isAddress(addr):
-			return nil, nil, fmt.Errorf("%s: not an IP address", setting("hostaddr", addr))
-		case isSocket(e.host):
-			e.host = addr // libpq: with hostaddr the connection is TCP whatever the host says
+			return nil, fmt.Errorf("%s: not an IP address", Show("hostaddr", addr))
+		case IsSocket(e.Host):
+			e.Host = addr // libpq: with hostaddr the connection is TCP whatever the host says
 		default:
-			e.addr = addr
+			e.Addr = addr
 		}
 	}
-	if slices.ContainsFunc(endpoints, endpoint.looksSecret) || isURL(dsn) && hostsAfterTwoAts(dsn) {
-		return nil, nil, errors.New("a host contains '@', '&', '=' or '?': write '@' in a user name or password as %40, '/' as %2F")
+	if slices.ContainsFunc(endpoints, Endpoint.looksSecret) || isURL(dsn) && hostsAfterTwoAts(dsn) {
+		return nil, errors.New("a host contains '@', '&', '=' or '?': write '@' in a user name or password as %40, '/' as %2F")
 	}
 	if path, _, _ := strings.Cut(dsn, "?"); isURL(dsn) && strings.Contains(all.Database, "@") && strings.HasSuffix(path, "/"+all.Database) {
-		return nil, nil, errors.New("the database contains '@': write '@' as %40, and '/' in a user name or password as %2F")
+		return nil, errors.New("the database contains '@': write '@' as %40, and '/' in a user name or password as %2F")
 	}
-	return endpoints, set, nil
-}
-
-// parseEndpoint parses the DSN once more for one of its hosts alone, so that TLS names, TLS fallbacks and the .pgpass
-// entry are that host's own.
-func parseEndpoint(dsn string, e endpoint) (*pgxpool.Config, error) {
-	host := e.host
-	if isAbstract(host) {
-		host = "/" + host // or pgx would set up TLS, which a socket has not
-	}
-	pool, err := pgxpool.ParseConfig(override(dsn, "host", host, "port", strconv.Itoa(int(e.port))))
-	if err != nil {
-		return nil, driverProblem(err)
-	}
-	pool.ConnConfig.Host = e.host
-	return pool, nil
+	return &DSN{Endpoints: endpoints, Settings: set, text: dsn}, nil
 }
 
 // override returns dsn with the given key, value pairs put behind it: in both of libpq's forms the last word wins.
@@ -177,8 +175,8 @@ func isAddress(addr string) bool {
 	return err == nil && plain.MatchString(addr)
 }
 
-// isSocket reports whether a host is the directory of a Unix socket, or the name of an abstract one.
-func isSocket(host string) bool {
+// IsSocket reports whether a host is the directory of a Unix socket, or the name of an abstract one.
+func IsSocket(host string) bool {
 	network, _ := pgconn.NetworkAddress(host, 0)
 	return network == "unix" || isAbstract(host)
 }
@@ -221,13 +219,13 @@ func netlocs(url string) (parts []string, query string, given bool) {
 	}
 }
 
-// lastPortOnly reports whether a URL names a port for its last host alone. libpq gives the other hosts 5432; people
+// LastPortOnly reports whether a URL names a port for its last host alone. libpq gives the other hosts 5432; people
 // who come from software that reads the port as everybody's want to be told.
-func lastPortOnly(dsn string) bool {
-	if !isURL(dsn) {
+func (d *DSN) LastPortOnly() bool {
+	if !isURL(d.text) {
 		return false
 	}
-	parts, _, _ := netlocs(dsn)
+	parts, _, _ := netlocs(d.text)
 	withPort := func(part string) bool {
 		_, port, _ := strings.Cut(part[strings.LastIndexByte(part, ']')+1:], ":")
 		return port != ""
@@ -236,11 +234,11 @@ func lastPortOnly(dsn string) bool {
 	return last > 0 && withPort(parts[last]) && !slices.ContainsFunc(parts[:last], withPort)
 }
 
-// namesNothing reports whether a DSN is empty and the environment has nothing in its place. That is allowed, and more often
-// a variable of the service that was not set.
-func namesNothing(dsn string) bool {
+// NamesNothing reports whether the DSN is empty and the environment has nothing in its place. That is allowed, and more
+// often a variable of the service that was not set.
+func (d *DSN) NamesNothing() bool {
 	named := func(env string) bool { return os.Getenv(env) != "" }
-	return strings.TrimSpace(dsn) == "" && !slices.ContainsFunc([]string{"PGHOST", "PGHOSTADDR", "PGSERVICE"}, named)
+	return strings.TrimSpace(d.text) == "" && !slices.ContainsFunc([]string{"PGHOST", "PGHOSTADDR", "PGSERVICE"}, named)
 }
 
 var scheme = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*://`)
@@ -251,47 +249,3 @@ func unknownScheme(dsn string) string {
 	}
 	return strings.TrimSuffix(scheme.FindString(dsn), "://")
 }
-
-// plain matches values that may be shown. Others are kept back, for what looks like one value may be several: where a
-// quote or a percent sign is missing or too many, a value has the password behind it.
-var plain = regexp.MustCompile(`^[\pL\pN_.,:%+/-]*$`)
-
-// setting names a setting in an error, with its value if that may be shown.
-func setting(key, value string) string {
-	if !plain.MatchString(value) {
-		return key
-	}
-	return key + "=" + value
-}
-
-// driverProblem turns an error of pgx's parser into one without any part of the DSN that could be a password. pgx masks
-// passwords only where it recognises them, repeats pieces of malformed input (which can be pieces of a password), and
-// carries the whole DSN in its error value; so neither its value nor what it repeats is kept.
-func driverProblem(err error) error {
-	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); !ok {
-		return errors.New("not a connection string")
-	}
-	text := err.Error()
-	if file, ok := errors.AsType[*fs.PathError](err); ok && !plain.MatchString(file.Path) {
-		text = strings.ReplaceAll(text, file.Path, "file")
-	}
-	if i := strings.LastIndex(text, "`: "); i >= 0 {
-		text = text[i+len("`: "):]
-	}
-	text = repeated.ReplaceAllString(harmless.Replace(text), "$1")
-	if i := strings.IndexByte(text, '"'); i >= 0 {
-		text = strings.TrimRight(strings.TrimSuffix(text[:i], "(strconv.ParseInt: parsing "), " :(")
-	}
-	text = strings.ReplaceAll(text, "\x00", `"`)
-	if text == "invalid port" {
-		text = "port: not a number from 1 to 65535"
-	}
-	return errors.New(text)
-}
-
-// repeated matches values that messages of pgx's parser end with and do not quote.
-var repeated = regexp.MustCompile(`(?s)( value| service| service file): .*`)
-
-// harmless are the quotations in messages of pgx's parser that do not come from its input.
-var harmless = strings.NewReplacer(`"="`, "\x00=\x00", `"]"`, "\x00]\x00", `":"`, "\x00:\x00", `"/"`, "\x00/\x00",
-	`"sslcert"`, "\x00sslcert\x00", `"sslkey"`, "\x00sslkey\x00")

@@ -1,4 +1,4 @@
-package hasql
+package dsn_test
 
 import (
 	"cmp"
@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/pghasql/hasql/internal/dsn"
 )
 
 // libpq is testdata/libpq.c: libpq itself, asked how it reads a DSN.
@@ -98,7 +100,7 @@ type reading struct {
 }
 
 func (r reading) onlySockets() bool {
-	return !slices.ContainsFunc(r.hosts, func(d dial) bool { return d.addr != "" || !isSocket(d.host) })
+	return !slices.ContainsFunc(r.hosts, func(d dial) bool { return d.addr != "" || !dsn.IsSocket(d.host) })
 }
 
 // dial is one host of a DSN, and what is used for it.

@@ -1,4 +1,4 @@
-package hasql
+package dsn
 
 import (
 	"context"
@@ -9,29 +9,39 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// networkConfig is how the sockets of a node notice that nobody is at the other end: libpq's keepalives,
+// The default keep-alive, which notices within seconds that the other end is gone.
+const (
+	defaultKeepalive      = time.Second
+	defaultKeepaliveCount = 3
+)
+
+// Network configures how the sockets of a node notice that the other end is gone. It holds libpq's keepalives,
 // keepalives_idle, keepalives_interval, keepalives_count and tcp_user_timeout.
-type networkConfig struct {
+//
+// Without these settings, keep-alive begins after 1 s and sends 3 probes at intervals of 1 s.
+type Network struct {
 	keepAlive   net.KeepAliveConfig
 	userTimeout time.Duration // 0: the system's
 }
 
-func parseNetwork(set settings, downTimeout time.Duration) (n networkConfig, problems []string) {
-	n = networkConfig{
+// Network reads the settings of the sockets and returns what is wrong with them. userTimeout is the default of
+// tcp_user_timeout.
+func (set Settings) Network(userTimeout time.Duration) (n Network, problems []string) {
+	n = Network{
 		keepAlive: net.KeepAliveConfig{
 			Enable: true, Idle: defaultKeepalive, Interval: defaultKeepalive, Count: defaultKeepaliveCount,
 		},
-		userTimeout: downTimeout,
+		userTimeout: userTimeout,
 	}
 	number := func(key string, apply func(n int)) {
 		if text, given := set[key]; given {
 			value, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32) // a C int, as in libpq
 			if err != nil {
-				problems = append(problems, fmt.Sprintf("%s: not a whole number", setting(key, text)))
+				problems = append(problems, fmt.Sprintf("%s: not a whole number", Show(key, text)))
 				return
 			}
 			apply(int(value))
@@ -52,7 +62,7 @@ func parseNetwork(set settings, downTimeout time.Duration) (n networkConfig, pro
 	return n, problems
 }
 
-func (n networkConfig) dialer(timeout time.Duration) *net.Dialer {
+func (n Network) dialer(timeout time.Duration) *net.Dialer {
 	d := &net.Dialer{Timeout: timeout, KeepAliveConfig: n.keepAlive}
 	if !n.keepAlive.Enable {
 		d.KeepAlive = -1
@@ -72,20 +82,26 @@ func (n networkConfig) dialer(timeout time.Duration) *net.Dialer {
 	return d
 }
 
+// prepare makes a connection to the host use these sockets, and the hostaddr if the DSN has one. It reads ConnectTimeout.
+func (n Network) prepare(conn *pgx.ConnConfig, e Endpoint) {
+	conn.DialFunc = n.dialer(conn.ConnectTimeout).DialContext
+	switch {
+	case e.Addr != "":
+		conn.LookupFunc = lookupFixed(e.Addr)
+	case isAbstract(e.Host):
+		conn.LookupFunc = lookupFixed(e.Name())
+		conn.DialFunc = dialAbstract(conn.DialFunc, e)
+	}
+}
+
 // lookupFixed resolves every name to one address: libpq's hostaddr.
 func lookupFixed(addr string) pgconn.LookupFunc {
 	return func(context.Context, string) ([]string, error) { return []string{addr}, nil }
 }
 
 // dialAbstract dials the abstract socket of an endpoint, whatever address pgx makes of its name.
-func dialAbstract(dial pgconn.DialFunc, e endpoint) pgconn.DialFunc {
+func dialAbstract(dial pgconn.DialFunc, e Endpoint) pgconn.DialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return dial(ctx, "unix", fmt.Sprintf("%s/.s.PGSQL.%d", e.host, e.port))
-	}
-}
-
-func otherHost(pool *pgxpool.Config) func(*pgconn.FallbackConfig) bool {
-	return func(f *pgconn.FallbackConfig) bool {
-		return f.Host != pool.ConnConfig.Host || f.Port != pool.ConnConfig.Port
+		return dial(ctx, "unix", fmt.Sprintf("%s/.s.PGSQL.%d", e.Host, e.Port))
 	}
 }

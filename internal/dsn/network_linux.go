@@ -1,4 +1,4 @@
-package hasql
+package dsn
 
 import (
 	"syscall"

@@ -1,0 +1,56 @@
+package evidence
+
+// Judge says what an answer proves, and why if that is nothing. several is whether the cluster may have several masters, of which
+// each has a history of its own.
+func Judge(t Trace, a Answer, h *History, several bool) (v Verdict, why string) {
+	switch {
+	case t.XID == 0 || t.Life.Timeline == 0:
+		return Unknown, "the transaction's id is not known"
+	case a.Life.Timeline == 0:
+		return Unknown, "the master does not tell its timeline"
+	case t.SystemID != 0 && a.SystemID != 0 && t.SystemID != a.SystemID:
+		return Unknown, "the master is one of another cluster"
+	case a.Life == t.Life:
+		return sameLife(a.Status)
+	case several:
+		return Unknown, "there may be several masters, and this is not the one of the transaction"
+	case a.Life.Timeline < t.Life.Timeline:
+		return Elsewhere, "the node that answers is on an older timeline than the transaction"
+	case a.Life.Timeline == t.Life.Timeline && a.Node != t.Node:
+		return Unknown, "another node is the master on the same timeline"
+	}
+	return laterLife(t, a, h)
+}
+
+func sameLife(s Status) (Verdict, string) {
+	switch s {
+	case InProgress:
+		return Pending, "the session of the transaction has not ended"
+	case Aborted:
+		return NotApplied, ""
+	case Committed:
+		return Applied, ""
+	}
+	return Unknown, "the master has forgotten the transaction"
+}
+
+func laterLife(t Trace, a Answer, h *History) (Verdict, string) {
+	switch {
+	case a.Status == InProgress || a.Status == Aborted:
+		return NotApplied, ""
+	case t.LSN == 0:
+		return Unknown, "the transaction's position in the WAL is not known"
+	case a.Life.Recovered != 0 && t.LSN > a.Life.Recovered:
+		return NotApplied, ""
+	case a.Status != Committed:
+		return Unknown, "the master has forgotten the transaction"
+	}
+	end, why := h.end(t, a)
+	switch {
+	case why != "":
+		return Unknown, why
+	case t.LSN > end:
+		return NotApplied, ""
+	}
+	return Applied, ""
+}

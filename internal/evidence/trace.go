@@ -1,0 +1,47 @@
+package evidence
+
+// Life is the time of a server between two recoveries. In no two lives of a cluster are all three the same.
+type Life struct {
+	Timeline  uint32
+	Recovered uint64 // where the recovery that it began with ended, pg_last_wal_replay_lsn(); 0 if there was none
+	Started   int64  // when the postmaster started, microseconds since 1970
+}
+
+// Trace is what a transaction has learnt of itself before its COMMIT leaves.
+type Trace struct {
+	Node     string // where it ran
+	SystemID uint64 // of the cluster; 0 if unknown
+	Life     Life   // zero if unknown
+	XID      uint64 // pg_current_xact_id(); 0 if unknown
+	LSN      uint64 // behind its first WAL record, and before its commit record; 0 if unknown
+	PID      int32  // of its session's process; 0 if unknown
+}
+
+// Status is what a server says of a transaction id.
+type Status uint8
+
+const (
+	Forgotten  Status = iota // it is too old for the server to know
+	InProgress               // running, or not handed out yet
+	Aborted
+	Committed
+)
+
+// Answer is what the master of now says, all of one session.
+type Answer struct {
+	Node     string
+	SystemID uint64 // 0 if unknown
+	Life     Life
+	Status   Status // of the trace's xid
+}
+
+// Verdict is what is proven.
+type Verdict uint8
+
+const (
+	Unknown    Verdict = iota // for good, as far as this answer and this history go
+	Pending                   // ask again: the transaction's own session has not ended yet
+	Elsewhere                 // ask again: this server is not the master of the transaction's cluster any more
+	Applied                   // it is part of the history of the master of now
+	NotApplied                // it is not, and will not be
+)
