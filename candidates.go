@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// want is what an acquire asks for.
-type want struct {
+// criteria are the wishes of an acquire.
+type criteria struct {
 	target         Target
 	fallbackMaster bool
 	masterWeight   float64
@@ -17,57 +17,66 @@ type want struct {
 	repeat         bool
 }
 
-// volatile reports whether nodes begin or cease to fit without any change of role or status.
-func (w *want) volatile() bool { return w.maxLag > 0 || w.atLeast > 0 }
+// volatile reports whether a node may begin or cease to fit without a change of its role or status.
+func (w *criteria) volatile() bool { return w.maxLag > 0 || w.atLeast > 0 }
 
-// choice is what there is to pick from.
+// choice holds the candidates that an acquire may get.
 type choice struct {
-	fit     []Candidate
-	all     []Candidate // of every zone, where fit are those of one
-	settled []Candidate // of fit, those that are not rising; nil if none is
-	masters []Candidate // what the share masterWeight of reads goes to
+	fit           []Candidate
+	all           []Candidate // the candidates of every zone; fit may be those of one zone
+	pastSlowStart []Candidate // the candidates of fit that are past their slow start, if others are not; else nil
+	masters       []Candidate // the masters that take the share masterWeight of reads
 }
 
-// candidates returns the nodes that fit w, but for those that failed.
-func (s *Snapshot) candidates(w *want, failed map[int]error) (c choice) {
-	masters := func(n *NodeState) bool { return n.Role == RoleMaster && failed[n.index] == nil }
-	reads := func(n *NodeState) bool { return n.Role == RoleReplica && w.fresh(n) && failed[n.index] == nil }
+// selection holds the candidates of a route as of one snapshot.
+type selection struct {
+	snapshot *Snapshot
+	choice
+}
+
+// candidates returns the nodes that fit w, except those that failed.
+func (s *Snapshot) candidates(w *criteria, failed map[*node]error) (c choice) {
+	masters := func(n *NodeState) bool { return n.Role == RoleMaster && !s.paused && failed[n.node] == nil }
+	reads := func(n *NodeState) bool {
+		return n.Role == RoleReplica && w.fresh(n) && !n.noReads() && failed[n.node] == nil
+	}
 	switch w.target {
 	case TargetMaster:
-		c.fit, c.all = s.having(masters, w.zone)
+		c.fit, c.all = s.filter(masters, w.zone)
 	case TargetAny:
-		c.fit, c.all = s.having(func(n *NodeState) bool { return masters(n) || reads(n) }, w.zone)
+		c.fit, c.all = s.filter(func(n *NodeState) bool { return masters(n) || reads(n) }, w.zone)
 	default:
-		c.fit, c.all = s.having(reads, w.zone)
-		if w.masterWeight > 0 {
-			c.masters, _ = s.having(masters, "")
+		c.fit, c.all = s.filter(reads, w.zone)
+		if w.masterWeight == 1 || w.masterWeight > 0 && len(c.fit) > 0 { // a share below 1 needs replicas to share with
+			c.masters, _ = s.filter(masters, "")
 		}
 		if len(c.fit) == 0 && (w.fallbackMaster || w.target == TargetPreferReplica) {
-			c.fit, c.all = s.having(masters, "")
+			c.fit, c.all = s.filter(masters, "")
 		}
 	}
-	c.settled = s.settledOf(c.fit)
+	c.pastSlowStart = s.pastSlowStartOf(c.fit)
 	if len(c.all) > len(c.fit) {
-		s.settledOf(c.all)
+		s.pastSlowStartOf(c.all)
 	}
 	return c
 }
 
-// fresh reports whether a replica is close enough behind the master, as far as can be known. One that tells nothing to
-// judge it by is not within a limit.
-func (w *want) fresh(n *NodeState) bool {
+// fresh reports whether a replica is close enough behind the master, as far as that can be known. A replica whose lag and
+// position are both unknown is not within a limit.
+func (w *criteria) fresh(n *NodeState) bool {
 	told := n.LagKnown || n.Report.LSN != 0
 	return (w.maxLag == 0 || told && n.LagTime <= w.maxLag) && n.Report.LSN >= w.atLeast
 }
 
-// having returns the nodes that are up and fit: those of the zone alone if there are any, and those of all zones.
-func (s *Snapshot) having(fits func(*NodeState) bool, zone string) (near, all []Candidate) {
+// filter returns the nodes that are up and fit: first those of the zone, or of all zones if that zone has none, then
+// those of all zones.
+func (s *Snapshot) filter(fits func(*NodeState) bool, zone string) (near, all []Candidate) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
-		if n.Status != StatusUp || !fits(n) {
+		if !n.Status.usable() || !fits(n) {
 			continue
 		}
-		c := Candidate{NodeState: n, Latency: n.Latency, load: n.load}
+		c := Candidate{NodeState: n, Latency: n.Latency, load: n.node.load}
 		all = append(all, c)
 		if zone != "" && n.Zone == zone {
 			near = append(near, c)
@@ -76,32 +85,29 @@ func (s *Snapshot) having(fits func(*NodeState) bool, zone string) (near, all []
 	if len(near) == 0 {
 		near = all
 	}
-	return prepared(near), all
+	return indexed(near), all
 }
 
-// riseTime is how long the share of reads of a node that has come back takes to grow to the full.
-const riseTime = 3 * time.Second
-
-// settledOf marks the candidates that have just come back while others were there all the time, and returns these others
-// if there are both.
-func (s *Snapshot) settledOf(cs []Candidate) []Candidate {
-	var settled []Candidate
+// pastSlowStartOf marks the candidates that came back a moment ago and returns the others. It does nothing and returns nil if
+// there are only candidates of one kind.
+func (s *Snapshot) pastSlowStartOf(cs []Candidate) []Candidate {
+	var warm []Candidate
 	for _, c := range cs {
-		if s.at.Sub(c.Since) >= riseTime {
-			settled = append(settled, c)
+		if s.at.Sub(c.Since) >= slowStart {
+			warm = append(warm, c)
 		}
 	}
-	if len(settled) == 0 || len(settled) == len(cs) {
+	if len(warm) == 0 || len(warm) == len(cs) {
 		return nil
 	}
 	for i := range cs {
-		cs[i].rising = s.at.Sub(cs[i].Since) < riseTime
+		cs[i].slowStarting = s.at.Sub(cs[i].Since) < slowStart
 	}
-	return prepared(settled)
+	return indexed(warm)
 }
 
-// prepared fills in what the pickers of this package look up.
-func prepared(cs []Candidate) []Candidate {
+// indexed computes the fields that the pickers of this package use.
+func indexed(cs []Candidate) []Candidate {
 	order := make([]int, len(cs))
 	sum := 0.0
 	for i := range cs {

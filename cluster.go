@@ -2,81 +2,97 @@ package hasql
 
 import (
 	"context"
+	"iter"
 	"sync/atomic"
 	"time"
+
+	"github.com/pghasql/hasql/internal/evidence"
+	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// cluster owns the view of all nodes. Monitors send it observations; it alone reduces them to snapshots, publishes
-// these and wakes who waits, so readers never lock and every snapshot follows from the one before.
-type cluster struct {
-	current      atomic.Pointer[Snapshot]
-	observations chan observation
-	forgets      chan struct{} // each asks to forget what is known
-	done         chan struct{} // closed when run has ended
+// clusterView owns the view of all nodes. Monitors, and the methods by which users change the cluster, send changes to
+// it. Only clusterView makes snapshots from these changes, publishes them and wakes the waiters. So readers never lock,
+// and every snapshot follows from the one before.
+type clusterView struct {
+	current atomic.Pointer[Snapshot]
+	changes chan change
+	done    chan struct{} // closed when run has ended
+	config  *Config
+	rules   rules // from config
 
-	rules rules
-	// apply is told of every change from run's goroutine, after it was published. It must not block.
-	apply func(prev, next *Snapshot)
+	discovery atomic.Pointer[DiscoveryStat]
+	followers followers        // pools that follow a route
+	history   evidence.History // what was seen of the servers' lives
+	marks     marks
+	moved     atomic.Int64 // nanoseconds since epoch: when a guest last made room for one on another node, 0 if none did
 }
 
-func newCluster(nodes []NodeState, now time.Time, rules rules, apply func(prev, next *Snapshot)) *cluster {
-	c := &cluster{
-		observations: make(chan observation),
-		forgets:      make(chan struct{}),
-		done:         make(chan struct{}),
-		rules:        rules,
-		apply:        apply,
-	}
-	c.current.Store(&Snapshot{
-		nodes: nodes, at: now, lostAt: now, incumbent: -1,
-		changed: make(chan struct{}), next: make(chan struct{}),
-	})
+// newCluster makes a cluster without nodes.
+func newCluster(now time.Time, config *Config) *clusterView {
+	c := &clusterView{changes: make(chan change), done: make(chan struct{}), config: config, rules: rulesOf(config)}
+	c.current.Store(&Snapshot{at: now, lostAt: now, changed: make(chan struct{}), next: make(chan struct{})})
+	c.discovery.Store(new(DiscoveryStat))
 	return c
 }
 
-func (c *cluster) snapshot() *Snapshot { return c.current.Load() }
+func (c *clusterView) snapshot() *Snapshot { return c.current.Load() }
 
-// observe hands over a piece of evidence. It returns false, and has done nothing, if the cluster is closed.
-func (c *cluster) observe(o observation) bool {
+// tell sends a change. It returns true once run has received the change. If the cluster is closed it does nothing and
+// returns false.
+func (c *clusterView) tell(what change) bool {
 	select {
-	case c.observations <- o:
+	case c.changes <- what:
 		return true
 	case <-c.done:
 		return false
 	}
 }
 
-// forget has everything forgotten that was observed before. It does nothing if the cluster is closed.
-func (c *cluster) forget() {
-	select {
-	case c.forgets <- struct{}{}:
-	case <-c.done:
+// run applies changes until ctx ends, then publishes the terminal snapshot. After the publication it yields each new
+// snapshot, with the one before it, to the caller, which must not block.
+func (c *clusterView) run(ctx context.Context) iter.Seq2[*Snapshot, *Snapshot] {
+	return func(yield func(prev, next *Snapshot) bool) {
+		defer close(c.done)
+		for ended := false; !ended; {
+			prev := c.snapshot()
+			next := prev
+			select {
+			case what := <-c.changes:
+				c.remember(what)
+				next = reduce(prev, what, c.rules)
+			case <-ctx.Done():
+				next, ended = prev.end(time.Now()), true
+			}
+			if next == prev {
+				continue
+			}
+			c.publish(prev, next)
+			if !yield(prev, next) {
+				return
+			}
+		}
 	}
 }
 
-// run reduces observations until ctx ends, then publishes the terminal snapshot.
-func (c *cluster) run(ctx context.Context) {
-	defer close(c.done)
-	for {
-		select {
-		case o := <-c.observations:
-			prev := c.snapshot()
-			if next := reduce(prev, o, c.rules); next != prev {
-				c.publish(prev, next)
-			}
-		case <-c.forgets:
-			prev := c.snapshot()
-			c.publish(prev, prev.forget(time.Now()))
-		case <-ctx.Done():
-			prev := c.snapshot()
-			c.publish(prev, prev.end(time.Now()))
-			return
+// remember notes what a change says about the lives of servers, before anybody can act on it.
+func (c *clusterView) remember(what change) {
+	switch o := what.(type) {
+	case forgetOrder:
+		c.history.Forget()
+	case observation:
+		switch r := o.report; {
+		case r == nil && !pgerr.IsNoServer(o.cause):
+			c.history.Lost(o.node.config.Name)
+		case r != nil && !r.InRecovery && r.Timeline == 0:
+			c.history.Lost(o.node.config.Name)
+		case r != nil && !r.InRecovery:
+			c.history.Seen(o.node.config.Name, r.life(), r.BranchedFrom, 0)
 		}
 	}
 }
 
 // publish makes next the current snapshot. The order matters: who is woken by prev's channels finds next.
-func (c *cluster) publish(prev, next *Snapshot) {
+func (c *clusterView) publish(prev, next *Snapshot) {
 	differs := next.differs(prev)
 	next.next = make(chan struct{})
 	if differs {
@@ -87,5 +103,4 @@ func (c *cluster) publish(prev, next *Snapshot) {
 	if differs {
 		close(prev.changed)
 	}
-	c.apply(prev, next)
 }

@@ -14,24 +14,11 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/pghasql/hasql/internal/dsn"
+	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/testenv"
 )
-
-// isolate keeps the environment of whoever runs the tests out of them.
-func isolate(t testing.TB) (home string) {
-	t.Helper()
-	home = t.TempDir()
-	for _, env := range os.Environ() {
-		if name, _, _ := strings.Cut(env, "="); strings.HasPrefix(name, "PG") {
-			t.Setenv(name, "")
-			if err := os.Unsetenv(name); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	t.Setenv("HOME", home)
-	return home
-}
 
 func names(c *Config) string {
 	var list []string
@@ -85,7 +72,7 @@ func TestParseConfigFindsHosts(t *testing.T) {
 		{"hostaddr beats a socket", "host=/a,h2 hostaddr=10.0.0.1,10.0.0.2 user=u", "10.0.0.1:5432 h2:5432"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			isolate(t)
+			testenv.Isolate(t)
 			c, err := ParseConfig(test.dsn)
 			if err != nil {
 				t.Fatal(err)
@@ -97,7 +84,7 @@ func TestParseConfigFindsHosts(t *testing.T) {
 				if got, err := pgxpool.ParseConfig(test.dsn); err == nil && got.ConnConfig.User != n.Pool.ConnConfig.User {
 					t.Errorf("user %q of %s, want %q", n.Pool.ConnConfig.User, n.Name, got.ConnConfig.User)
 				}
-				if otherHost := otherHost(n.Pool); len(n.Pool.ConnConfig.Fallbacks) > 1 || len(n.Pool.ConnConfig.Fallbacks) == 1 && otherHost(n.Pool.ConnConfig.Fallbacks[0]) {
+				if len(n.Pool.ConnConfig.Fallbacks) > 1 || dsn.SeveralHosts(n.Pool) {
 					t.Errorf("%s has the fallbacks of another host", n.Name)
 				}
 			}
@@ -106,7 +93,7 @@ func TestParseConfigFindsHosts(t *testing.T) {
 }
 
 func TestParseConfigReadsTheEnvironmentAndFiles(t *testing.T) {
-	home := isolate(t)
+	home := testenv.Isolate(t)
 	write := func(name, text string) string {
 		path := filepath.Join(home, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -151,7 +138,7 @@ func TestParseConfigReadsTheEnvironmentAndFiles(t *testing.T) {
 }
 
 func TestParseConfigReadsEveryOption(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	c, err := ParseConfig("postgres://u:pw@h1,h2/db?sslmode=disable&hasql_check_interval=2s&hasql_check_timeout=300ms" +
 		"&hasql_down_timeout=4s&hasql_recovery_interval=20ms&hasql_acquire_timeout=-1s&hasql_fallback_master=true&hasql_multi_master=off" +
 		"&hasql_master_as_replica_weight=0.25&hasql_max_replica_lag=5s&hasql_multi_master=on&hasql_balancer=round_robin" +
@@ -186,17 +173,10 @@ func TestParseConfigReadsEveryOption(t *testing.T) {
 	if c.Nodes[0].Pool.ConnConfig.ValidateConnect != nil {
 		t.Error("target_session_attrs would keep nodes out of their pools")
 	}
-	network, problems := parseNetwork(settings{"keepalives_idle": "7", "keepalives_count": "0", "tcp_user_timeout": "1234"}, time.Second)
-	if k := network.keepAlive; problems != nil || k.Idle != 7*time.Second || k.Interval != time.Second || k.Count != -1 || network.userTimeout != 1234*time.Millisecond {
-		t.Errorf("network: %+v, %v", network, problems)
-	}
-	if network, _ := parseNetwork(settings{"keepalives": "0"}, time.Second); network.dialer(0).KeepAlive >= 0 {
-		t.Error("keepalives=0 does not switch them off")
-	}
 }
 
 func TestParseConfigTargets(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	for attrs, want := range sessionTargets {
 		c, err := ParseConfig("host=h1,h2 user=u target_session_attrs=" + attrs)
 		if err != nil || c.Target != want {
@@ -210,7 +190,7 @@ func TestParseConfigTargets(t *testing.T) {
 }
 
 func TestLoadBalanceHostsIsObeyedWhereTheBalancerIsSilent(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	const rounds = 1000
 	cs := fleet(3, 3, 1) // the first, all of them, or the nearest
 	for _, test := range []struct {
@@ -239,7 +219,7 @@ func TestLoadBalanceHostsIsObeyedWhereTheBalancerIsSilent(t *testing.T) {
 }
 
 func TestParseConfigSetsLimitsWherePgxpoolHasNone(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	c, err := ParseConfig("host=h1,h2 user=u")
 	if err != nil {
 		t.Fatal(err)
@@ -265,7 +245,7 @@ func TestParseConfigSetsLimitsWherePgxpoolHasNone(t *testing.T) {
 }
 
 func TestParseConfigTLSIsTheHostsOwn(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	c, err := ParseConfig("postgres://u@h1.example,h2.example/db?sslmode=verify-full")
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +284,7 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 		{"host=h1 password=" + password + " hasql_master_as_replica_weight=NaN", "MasterAsReplicaWeight must be from 0 to 1"},
 		{"host=h1 password=" + password + " hasql_fallback_master=maybe", "hasql_fallback_master=maybe: neither true nor false"},
 		{"host=h1,h2 password=" + password + " hasql_zones=a", "hasql_zones: 1 zones for 2 hosts"},
-		{"host=h1 hasql_zones='a password=" + password + "'", "hasql_zones: a zone is written with letters, digits and .:%+/_-"},
+		{"host=h1 hasql_zones='a password=" + password + "'", "hasql_zones: a zone may contain only letters, digits and .:%+/_-"},
 		{"host=h1,h2 password=" + password + " hostaddr=10.0.0.1", "hostaddr: 1 addresses for 2 hosts"},
 		{"host=/tmp hostaddr=10.0.0.1,10.0.0.2 password=" + password, "hostaddr: 2 addresses for 1 hosts"},
 		{"host=localhost hostaddr=10.0.0.1,10.0.0.2 password=" + password, "hostaddr: 2 addresses for 1 hosts"},
@@ -317,7 +297,7 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 		{"host=h1 password=" + password + " sslmode=sometimes", "sslmode"},
 		{"host=h1 password=" + password + " sslcrl=/x", "sslcrl: not supported"},
 		{"postgres://u:" + password + "@h1/db?ssl=false", "ssl: not supported"},
-		{"host=h1 password=a s3cr3t/Passw0rd=x", "a key that is none"},
+		{"host=h1 password=a s3cr3t/Passw0rd=x", "unknown key"},
 		{"host=h1 password=" + password + " sslcert=/x", `both "sslcert" and "sslkey" are required`},
 		{"host=h1 sslcert=/x sslkey='/x password=" + password + "'", "unable to read sslkey"},
 		{"host=h1 sslrootcert='/x password=" + password + "'", "unable to read CA file"},
@@ -349,7 +329,7 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 		{"host=h1 password=" + password + " service=none", "service"},
 	} {
 		t.Run(test.want, func(t *testing.T) {
-			isolate(t)
+			testenv.Isolate(t)
 			c, err := ParseConfig(test.dsn)
 			if err == nil {
 				t.Fatalf("accepted, as %s", names(c))
@@ -367,7 +347,7 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 }
 
 func TestParseConfigNamesAllProblemsAtOnce(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	_, err := ParseConfig("host=h1,h2 hasql_check_interval=soon hasql_balancer=best hasql_zones=a keepalives=x")
 	for _, part := range []string{"hasql_check_interval", "hasql_balancer", "hasql_zones", "keepalives"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
@@ -377,7 +357,7 @@ func TestParseConfigNamesAllProblemsAtOnce(t *testing.T) {
 }
 
 func TestParseConfigWarnsOfAPortForTheLastHostAlone(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	for dsn, want := range map[string]int{
 		"postgres://u@h1,h2:6432/db":      1,
 		"postgres://u@h1:6432,h2:6432/db": 0,
@@ -394,7 +374,7 @@ func TestParseConfigWarnsOfAPortForTheLastHostAlone(t *testing.T) {
 }
 
 func TestEmptyDSNIsTold(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	warned := func(dsn string) bool {
 		t.Helper()
 		c, err := ParseConfig(dsn)
@@ -430,7 +410,7 @@ func TestNewWarnsOfALagLimitThatProbesAreTooRareFor(t *testing.T) {
 }
 
 func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	multi, err := pgxpool.ParseConfig("postgres://u@h1,h2/db?sslmode=disable")
 	if err != nil {
 		t.Fatal(err)
@@ -445,8 +425,8 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 	}
 	plain := one(func(*pgxpool.Config) {})
 	for name, config := range map[string]*Config{
-		`Target: 99 is not a target`:                             {Target: 99},
-		`Nodes: "h1:5432" is named twice`:                        {Nodes: []NodeConfig{{Pool: plain}, {Name: "h1:5432", Pool: plain}}},
+		`Target must be one of the Target constants, not 99`:     {Target: 99},
+		`Nodes: two nodes have the name "h1:5432"`:               {Nodes: []NodeConfig{{Pool: plain}, {Name: "h1:5432", Pool: plain}}},
 		"pool_max_conns must be at least 1, not 0":               {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.MaxConns = 0 })}}},
 		"pool_ping_timeout must not be negative":                 {Nodes: []NodeConfig{{Pool: one(func(p *pgxpool.Config) { p.PingTimeout = -1 })}}},
 		"Nodes is empty":                                         {},
@@ -466,15 +446,15 @@ func TestNewWithConfigRefusesWhatMakesNoSense(t *testing.T) {
 }
 
 func TestNewRefusesABadDSN(t *testing.T) {
-	isolate(t)
-	if _, err := New(t.Context(), "postgres://u:hush@h1/db?hasql_master_as_replica_weight=much"); !is[*ConfigError](err) || strings.Contains(err.Error(), "hush") ||
+	testenv.Isolate(t)
+	if _, err := New(t.Context(), "postgres://u:hush@h1/db?hasql_master_as_replica_weight=much"); !pgerr.Is[*ConfigError](err) || strings.Contains(err.Error(), "hush") ||
 		!strings.Contains(err.Error(), "hasql_master_as_replica_weight=much: not a number") {
 		t.Errorf("error %v", err)
 	}
 }
 
 func TestConfigCopyIsDeep(t *testing.T) {
-	isolate(t)
+	testenv.Isolate(t)
 	c, err := ParseConfig("host=h1,h2 user=u")
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -45,6 +46,27 @@ func TestDesignMapsEveryFile(t *testing.T) {
 	}
 }
 
+// TestBinariesAreIgnored keeps what "go build" leaves in the folder of a command from being committed.
+func TestBinariesAreIgnored(t *testing.T) {
+	content, err := os.ReadFile(".gitignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignored := strings.Split(string(content), "\n")
+	for _, pattern := range []string{"main.go", "*/main.go", "*/*/main.go", "*/*/*/main.go"} {
+		commands, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range commands {
+			dir := filepath.ToSlash(filepath.Dir(c))
+			if binary := "/" + dir + "/" + path.Base(dir); !slices.Contains(ignored, binary) {
+				t.Errorf("%s is not in .gitignore", binary)
+			}
+		}
+	}
+}
+
 // TestFailuresAreShown keeps the tests that docs/failures.md names from being lost.
 func TestFailuresAreShown(t *testing.T) {
 	page, err := os.ReadFile("docs/failures.md")
@@ -52,7 +74,7 @@ func TestFailuresAreShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	var tests strings.Builder
-	for _, pattern := range []string{"*_test.go", "integration/*_test.go", "integration/*/*_test.go"} {
+	for _, pattern := range []string{"*_test.go", "stdlib/*_test.go", "internal/*/*_test.go", "integration/*_test.go", "integration/*/*_test.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -72,6 +94,29 @@ func TestFailuresAreShown(t *testing.T) {
 	for _, name := range named {
 		if !strings.Contains(tests.String(), "func "+name[1]+"(") {
 			t.Errorf("there is no %s", name[1])
+		}
+	}
+}
+
+// TestSQLSTATEsStandInOneTable keeps bare SQLSTATEs out of the library: internal/pgerr has a name for each.
+func TestSQLSTATEsStandInOneTable(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := regexp.MustCompile(`"(?:[0-9A-Z]*[0-9][0-9A-Z]*|XX)"`)
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") {
+			continue
+		}
+		content, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, literal := range code.FindAllString(string(content), -1) {
+			if length := len(literal) - len(`""`); length == 5 || length == 2 {
+				t.Errorf("%s has the SQLSTATE or class %s; see internal/pgerr/code.go", f, literal)
+			}
 		}
 	}
 }

@@ -12,7 +12,8 @@
 // [PoolManager.Master] and [PoolManager.Replica] return a [Route], which has pgx's query methods: use it wherever a
 // pgxpool.Pool would do, also as the database of code that sqlc generated. [PoolManager.AcquireMaster] and
 // [PoolManager.AcquireReplica] return pgx's own *pgxpool.Conn, for work that needs one connection for several
-// statements. [PoolManager.Acquire] takes the choice as a flag.
+// statements. [PoolManager.Acquire] takes the choice as a flag. Package stdlib makes a *sql.DB of a Route, and [Route.Pool] a
+// pgxpool.Pool, for libraries that want these.
 //
 // # How it works
 //
@@ -24,7 +25,7 @@
 //	         probe, end of socket              reduce                  load, pick, borrow
 //	node ──────────────────────────▶ monitor ──────────▶ Snapshot ──────────────────────────▶ acquire
 //	                                                         │
-//	                                                         └──▶ pools: cut, restore   Hooks, log
+//	                                                         └──▶ pools: cut, unfence   Hooks, log
 //
 // # What is guaranteed
 //
@@ -44,10 +45,13 @@
 //     again. [Config.Repeat] and [WithRepeat] switch it off. No rollback undoes what a sequence has handed out, what was
 //     read from a logical slot (pg_logical_slot_get_changes), and what a function does elsewhere: by dblink, on the nodes of
 //     Citus, in an autonomous transaction. Such effects may happen twice.
+//   - [Route.InTx] applies a transaction once, also if its master dies between COMMIT and the answer: it repeats what was not
+//     applied, and finds out about the rest. In the rare case that nobody can tell, the error is a [*CommitUnknownError].
 //   - Begin of a Route takes another connection if the first one ends before the transaction has begun.
 //   - A statement of a Route whose tag came has succeeded, also if the connection ends behind it. So has a COMMIT.
 //   - No error of a statement that was in flight when its connection ended says that it is safe to retry
-//     (pgconn.SafeToRetry): not on a Route, not in its transactions, not on an acquired connection.
+//     (pgconn.SafeToRetry): not on a Route, not in its transactions, not on an acquired connection. [Outcome] says in one
+//     call whether what was asked took effect, did not, or nobody knows.
 //   - One hung node delays nothing but itself. A full pool, a slow query or a burst of SQL errors demotes nobody.
 //   - No password is in any error, log entry, hook or Stat.
 //
@@ -60,10 +64,10 @@
 //     that lives, so two clients may write to two masters. A failover manager with a lease promotes one only.
 //   - A process that was stopped itself (SIGSTOP, a suspended machine) knows what it knew before, for the moment until its
 //     monitors have asked again.
-//   - A statement that was in flight when its connection ended without a word, by a crash or a cut, may or may not have
+//   - A statement outside of InTx that was in flight when its connection ended without a word, by a crash or a cut, may or may not have
 //     taken effect, and is not repeated. Nor is a write whose commit waited for a synchronous standby when the server was
 //     shut down: PostgreSQL ends its session without an answer, and it has taken effect on that server.
-//   - A transaction under way fails in a switchover, undone, at any of its statements. Run it again as a whole.
+//   - A transaction of Begin that is under way fails in a switchover, undone, at any of its statements. InTx runs it again.
 //   - A 57P01 that ends a COMMIT on an acquired connection, a COPY, or in the simple protocol a batch or anything on an
 //     acquired connection, may come behind the commit, from servers that log the duration of statements
 //     (log_min_duration_statement, log_duration).

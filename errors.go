@@ -4,27 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pghasql/hasql/internal/pgerr"
 )
 
 var (
-	// ErrClosed is what every call returns once [PoolManager.Close] was called.
+	// ErrClosed is the error of every call after [PoolManager.Close] was called.
 	ErrClosed = errors.New("hasql: closed")
 
 	errAcquireTimeout = fmt.Errorf("AcquireTimeout: %w", context.DeadlineExceeded)
 	errNotProbed      = errors.New("not probed yet")
 	errRole           = errors.New("transaction_read_only is neither on nor off")
-	errUnsettled      = errors.New("not known yet whether it belongs to the cluster")
+	errUnidentified   = errors.New("not known yet whether this node belongs to the cluster")
 	errUnanswered     = errors.New("probe not answered in time")
+	errPanicked       = errors.New("hasql: the function that was to connect panicked")
+	errStranger       = errors.New("hasql: the connection was not made with the configuration that hasql supplied for it")
 )
 
-// ConfigError says everything that is wrong with a DSN or a [Config]. It holds no password.
+// ConfigError lists every problem of a DSN or a [Config]. It contains no password.
 type ConfigError struct {
 	Problems []string
 }
@@ -33,20 +32,26 @@ func (e *ConfigError) Error() string {
 	return "hasql: invalid configuration: " + strings.Join(e.Problems, "; ")
 }
 
-// NoNodeError is returned by acquires whose budget ended before a node of the wanted role had a connection for them, and
-// by [PoolManager.Ready] and [PoolManager.WaitNextCheck] when their context ends. errors.Is finds in it what ended the
-// wait (context.DeadlineExceeded, also when it was AcquireTimeout, or context.Canceled) and the causes of every node.
+// NoNodeError is the error of an acquire that ran out of time before a node of the wanted role had a connection for it.
+// [PoolManager.Ready], [PoolManager.WaitFor] and [PoolManager.WaitNextCheck] return it when their context ends.
+//
+// errors.Is finds the reason why the wait ended (context.DeadlineExceeded, also if AcquireTimeout ended it, or
+// context.Canceled) and the causes of all nodes. errors.As finds the errors of the acquire's own attempts to connect. It
+// does not find the causes of nodes, because a cause belongs to a probe, and the SQLSTATE of a probe is not the SQLSTATE
+// of the statement. The causes are in Nodes. Nothing was sent to a server, so a retry is safe.
 type NoNodeError struct {
-	Wanted string        // what was asked for: "master", "replica", …
-	Waited time.Duration // how long
-	Nodes  []NodeState   // what every node looked like at the end
-	// InUse is how many connections the nodes of the wanted role may have, if there were such nodes and all of these
-	// connections were in use: the pools are too small, or somebody keeps what he should release. Otherwise it is 0.
+	Wanted string        // the wanted kind of node: "master", "replica", …
+	Waited time.Duration // the length of the wait
+	Nodes  []NodeState   // the state of every node at the end of the wait
+	// InUse is the number of connections in use if nodes of the wanted role exist and all their connections are in use.
+	// Then the pools are too small, or the application does not release connections. Otherwise InUse is 0.
 	InUse int
 
-	ended error            // why the wait ended
-	cause error            // of that, if the caller gave one
-	tried map[string]error // what came of connecting to nodes that did fit
+	ended  error            // the context's error: why the wait ended
+	cause  error            // the context's cause
+	tried  map[string]error // errors of attempts to connect, by the name of the node
+	paused bool             // whether a pause held back acquires of the master
+	finds  DiscoveryStat    // what became of discovery
 }
 
 func (e *NoNodeError) Error() string {
@@ -60,12 +65,21 @@ func (e *NoNodeError) Error() string {
 	} else {
 		fmt.Fprintf(&b, "hasql: no %s %s (%v)", e.Wanted, waited, e.cause)
 	}
+	if e.paused {
+		b.WriteString("; paused: no acquire gets a connection to the master until PoolManager.Resume is called")
+	}
+	switch {
+	case e.finds.Failing():
+		b.WriteString("; discovery fails: " + pgerr.OneLine(strings.TrimPrefix(e.finds.LastError.Error(), "hasql: ")))
+	case len(e.Nodes) == 0:
+		b.WriteString("; no node has been found yet")
+	}
 	for i := range e.Nodes {
 		n := &e.Nodes[i]
 		b.WriteString("; ")
 		b.WriteString(n.String())
 		if err := e.tried[n.Name]; err != nil {
-			if text := oneLine(err.Error()); n.Cause == nil || !strings.HasSuffix(text, oneLine(n.Cause.Error())) {
+			if text := pgerr.OneLine(err.Error()); n.Cause == nil || !strings.HasSuffix(text, pgerr.OneLine(n.Cause.Error())) {
 				b.WriteString(": " + text)
 			}
 		}
@@ -73,24 +87,34 @@ func (e *NoNodeError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns what ended the wait and the causes of every node.
+// Unwrap returns the reason why the wait ended and the errors of the attempts to connect.
 func (e *NoNodeError) Unwrap() []error {
 	errs := []error{e.ended, e.cause}
-	for i := range e.Nodes {
-		if err := e.Nodes[i].Cause; err != nil {
-			errs = append(errs, err)
-		}
-	}
 	for _, err := range e.tried {
 		errs = append(errs, err)
 	}
 	return errs
 }
 
-// NodeDownError is the error of operations on a connection that was cut, and of dials that were refused, because the
-// node is known to be down, stale or foreign. Whether a statement in flight took effect is unknown.
+// Is reports whether target is among the causes of the nodes.
+func (e *NoNodeError) Is(target error) bool {
+	for i := range e.Nodes {
+		if errors.Is(e.Nodes[i].Cause, target) {
+			return true
+		}
+	}
+	return false
+}
+
+// SafeToRetry returns true, see [pgconn.SafeToRetry].
+func (e *NoNodeError) SafeToRetry() bool { return true }
+
+// NodeDownError is the error of operations on a connection that hasql has cut, and of dials that hasql has refused,
+// because the node is known to be down, stale or foreign. Nobody knows whether a statement that was in flight took
+// effect.
 //
-// errors.Is and errors.As do not find Cause: it tells of a probe, whose time-out or SQLSTATE is not the operation's.
+// errors.Is and errors.As do not find Cause, because Cause belongs to a probe. The time-out or SQLSTATE of a probe is not
+// that of the operation.
 type NodeDownError struct {
 	Node   string
 	Status Status
@@ -98,62 +122,5 @@ type NodeDownError struct {
 }
 
 func (e *NodeDownError) Error() string {
-	return fmt.Sprintf("hasql: node %s is %s: %s", e.Node, e.Status, oneLine(fmt.Sprint(e.Cause)))
-}
-
-// connectError is a connection that could not be made. It stands for pgx's error, which carries the whole configuration,
-// with its password, for whoever encodes the error by reflection; this has only what happened.
-type connectError struct {
-	err  error
-	host string // of the node
-	port uint16
-}
-
-// Error tells each cause once, and without the node's address if its name says it already. pgx repeats the address, and
-// the whole for each attempt: one with TLS and one without, or one for each address of a name.
-func (e *connectError) Error() string {
-	var causes []string
-	for _, err := range attempts(e.err) {
-		causes = append(causes, e.brief(err))
-	}
-	return strings.Join(unique(causes), ", then ")
-}
-
-func (e *connectError) Unwrap() error { return e.err }
-
-// attempts returns the errors that pgx has joined.
-func attempts(err error) (list []error) {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{err}
-	}
-	for _, err := range joined.Unwrap() {
-		list = append(list, attempts(err)...)
-	}
-	return list
-}
-
-// brief shortens what pgx says of one attempt: "10.0.0.1:5432 (pg1): dial error: dial tcp 10.0.0.1:5432: connect: …".
-func (e *connectError) brief(err error) string {
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return strings.Replace(dns.Error(), "lookup "+dns.Name, "lookup", 1)
-	}
-	text := oneLine(err.Error())
-	addr, cause, ok := strings.Cut(text, " ("+e.host+"): ")
-	if !ok {
-		return text
-	}
-	cause = regexp.MustCompile(`(dial|read|write) \S+ (\S+->)?`+regexp.QuoteMeta(addr)+`: `).ReplaceAllString(cause, "")
-	if addr == net.JoinHostPort(e.host, strconv.Itoa(int(e.port))) {
-		return cause
-	}
-	return addr + ": " + cause
-}
-
-// redacted returns err without a configuration in it.
-func redacted(err error) error {
-	if connect, ok := errors.AsType[*pgconn.ConnectError](err); ok {
-		return &connectError{connect.Unwrap(), connect.Config.Host, connect.Config.Port}
-	}
-	return err
+	return fmt.Sprintf("hasql: node %s is %s: %s", e.Node, e.Status, pgerr.OneLine(fmt.Sprint(e.Cause)))
 }

@@ -156,9 +156,9 @@ func TestHookThatHangsForLongKnowsThePresentInTheEnd(t *testing.T) {
 		}
 		c.Node("pg3").Kill()
 		time.Sleep(time.Second)
-		pm.events.mu.Lock()
-		waiting := len(pm.events.queue)
-		pm.events.mu.Unlock()
+		pm.reporter.queue.mu.Lock()
+		waiting := len(pm.reporter.queue.queue)
+		pm.reporter.queue.mu.Unlock()
 		if waiting > 2*maxWaiting+4 {
 			t.Errorf("%d announcements wait", waiting)
 		}

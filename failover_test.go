@@ -336,7 +336,7 @@ func TestAnswerOtherThanOnOrOffIsNoRole(t *testing.T) {
 		pm := open(t, c)
 		ready(t, pm)
 		handleProbe(c, func(*pgfake.Session, []string) (*pgfake.Result, error) {
-			return pgfake.Row("", false, nil, nil, nil, nil, nil, nil), nil
+			return pgfake.Row("", false, nil, nil, nil, nil, nil, nil, nil, nil), nil
 		})
 		if err := pm.WaitNextCheck(t.Context()); err != nil {
 			t.Fatal(err)
@@ -360,9 +360,43 @@ func TestServerThatRefusesTheFullProbeStillHasARole(t *testing.T) {
 			}
 		}
 		before := c.Node("pg1").QueryCount(fullProbe)
-		time.Sleep(time.Minute)
-		if after := c.Node("pg1").QueryCount(fullProbe); after != before {
-			t.Errorf("the full probe was tried %d times again", after-before)
+		time.Sleep(time.Hour)
+		if again := c.Node("pg1").QueryCount(fullProbe) - before; again < 12 || again > 20 {
+			t.Errorf("the full probe was tried %d times again in an hour", again)
+		}
+	})
+}
+
+// Without timelines nothing tells which of two masters is the newer one.
+func TestMasterThatRefusesTheMonitorForeverKeepsNoPromotedNodeStale(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		c.Handle(fullProbe, func(*pgfake.Session, []string) (*pgfake.Result, error) {
+			return nil, pgfake.Errorf("42501", "permission denied for function pg_control_system")
+		})
+		pm := open(t, c)
+		ready(t, pm)
+		old := acquire(t, pm.AcquireMaster)
+		defer old.Release()
+		c.Node("pg1").RefuseLogin("28P01", "password authentication failed")
+		c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+		c.Node("pg2").Promote()
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		if pg1, pg2 := status(pm, "pg1"), status(pm, "pg2"); pg1 != StatusSuspect || pg2 != StatusStale {
+			t.Errorf("before DownTimeout: pg1 is %s, pg2 is %s", pg1, pg2)
+		}
+		if _, err := old.Exec(t.Context(), "read"); err != nil {
+			t.Errorf("a connection was cut while the incumbent was waited for: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if pg1, pg2 := status(pm, "pg1"), status(pm, "pg2"); pg1 != StatusStale || pg2 != StatusUp {
+			t.Errorf("after DownTimeout: pg1 is %s, pg2 is %s", pg1, pg2)
+		}
+		if _, err := pm.Master().Exec(t.Context(), "write x"); err != nil {
+			t.Error(err)
+		}
+		if _, err := old.Exec(t.Context(), "write y"); err == nil {
+			t.Error("the old master was still written to")
 		}
 	})
 }
@@ -427,7 +461,7 @@ func TestTransactionReleasesItsConnection(t *testing.T) {
 				t.Errorf("a second Rollback: %v", err)
 			}
 		}
-		if n := pm.pools[0].load.inUse(); n != 0 {
+		if n := poolsOf(pm)[0].InUse(); n != 0 {
 			t.Errorf("%d connections are still lent", n)
 		}
 	})

@@ -2,41 +2,55 @@ package hasql
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pghasql/hasql/internal/nodepool"
 	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // bubble runs a test against a cluster of three nodes in memory, in virtual time: pg1 is the master.
 func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
 	t.Helper()
-	isolate(t)
+	bubbleOf(t, []string{"pg1", "pg2", "pg3"}, test)
+}
+
+// bubbleOf is bubble with other nodes, of which the first is the master.
+func bubbleOf(t *testing.T, names []string, test func(t *testing.T, c *pgfake.Cluster)) {
+	t.Helper()
+	testenv.Isolate(t)
 	synctest.Test(t, func(t *testing.T) {
-		c := pgfake.New("pg1", "pg2", "pg3")
+		c := pgfake.New(names...)
 		t.Cleanup(c.Close)
 		handleProbe(c, answerProbe)
 		test(t, c)
 	})
 }
 
+// probeColumns are those of fullProbe, of which stateProbe has the first stateColumns.
+var probeColumns = []pgfake.Column{
+	pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("timeline"), pgfake.Int8("lsn"),
+	pgfake.Int8("delay"), pgfake.Int8("recovery_end"), pgfake.Int8("recovery_timeline"),
+	pgfake.Int8("system_identifier"), pgfake.Int8("start"), pgfake.Int8("pid"),
+}
+
+const stateColumns = 7
+
 // handleProbe makes every node answer probes by h, which returns the columns of fullProbe.
 func handleProbe(c *pgfake.Cluster, h pgfake.Handler) {
-	columns := []pgfake.Column{
-		pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("timeline"), pgfake.Int8("lsn"),
-		pgfake.Int8("delay"), pgfake.Int8("system_identifier"), pgfake.Int8("start"), pgfake.Int8("pid"),
-	}
-	c.Handle(fullProbe, h, columns...)
+	c.Handle(fullProbe, h, probeColumns...)
 	c.Handle(stateProbe, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
 		result, err := h(s, args)
 		if err != nil {
 			return nil, err
 		}
-		return pgfake.Row(result.Rows[0][:5]...), nil
-	}, columns[:5]...)
+		return pgfake.Row(result.Rows[0][:stateColumns]...), nil
+	}, probeColumns[:stateColumns]...)
 }
 
 // answerProbe is what PostgreSQL says to an ordinary role.
@@ -46,13 +60,13 @@ func answerProbe(s *pgfake.Session, _ []string) (*pgfake.Result, error) {
 	if s.ReadOnly() {
 		readOnly = "on"
 	}
-	var timeline, delay any
+	var timeline, delay, recovered, line any
 	if n.InRecovery {
-		delay = time.Since(n.ReplayedAt).Microseconds()
+		delay, line = time.Since(n.ReplayedAt).Microseconds(), n.Timeline
 	} else {
 		timeline = n.Timeline
 	}
-	return pgfake.Row(readOnly, n.InRecovery, timeline, n.LSN, delay, n.SystemID, n.StartTime.UnixMicro(), s.PID()), nil
+	return pgfake.Row(readOnly, n.InRecovery, timeline, n.LSN, delay, recovered, line, n.SystemID, n.StartTime.UnixMicro(), s.PID()), nil
 }
 
 // asked is how often a node was probed.
@@ -127,4 +141,13 @@ func status(pm *PoolManager, name string) Status {
 		}
 	}
 	panic("no such node: " + name)
+}
+
+func nodesOf(pm *PoolManager) []*node { return slices.Collect(pm.Snapshot().members()) }
+
+func poolsOf(pm *PoolManager) (pools []*nodepool.Pool) {
+	for _, n := range nodesOf(pm) {
+		pools = append(pools, n.pool)
+	}
+	return pools
 }

@@ -66,8 +66,8 @@ func TestForgetClusterClosesConnectionsAndFindsTheSameClusterAgain(t *testing.T)
 		}
 		lent.Release()
 		synctest.Wait()
-		for i, p := range pm.pools {
-			if n := p.pool.Stat().TotalConns(); n != 0 {
+		for i, p := range poolsOf(pm) {
+			if n := p.Stat().TotalConns(); n != 0 {
 				t.Errorf("pool %d has %d connections of before", i, n)
 			}
 		}

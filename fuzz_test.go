@@ -27,7 +27,7 @@ func FuzzReduce(f *testing.F) {
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		in := tape(choices)
 		w := newWorld(1 + in.next(5))
-		w.rules = rules{multiMaster: in.next(4) == 1, requireMajority: in.next(4) == 1}
+		w.rules.multiMaster, w.rules.requireMajority = in.next(4) == 1, in.next(4) == 1
 		if in.next(2) == 1 {
 			w.unheard()
 		}
@@ -53,10 +53,10 @@ func FuzzReduce(f *testing.F) {
 func (w *world) evidence(in *tape) observation {
 	w.now = w.now.Add(time.Duration(in.next(3)) * time.Second)
 	w.probe++
-	o := observation{node: in.next(len(w.s.nodes)), probe: w.probe, sent: w.now, at: w.now.Add(time.Millisecond)}
+	o := observation{node: w.node(in.next(len(w.s.nodes))), probe: w.probe, sent: w.now, at: w.now.Add(time.Millisecond)}
 	switch late := in.next(8); {
 	case late == 1:
-		o.probe = w.s.nodes[o.node].probe // about a question that was answered already, or given up
+		o.probe = w.s.state(o.node).probe // about a question that was answered already, or given up
 	case late == 2 && o.probe > 3:
 		o.probe -= 3
 	}
@@ -89,7 +89,7 @@ func (w *world) mustFollow(t *testing.T, prev *Snapshot, o observation) {
 	if next.identity == prev.identity && next.timeline < prev.timeline {
 		for i := range next.nodes {
 			n, ours := &next.nodes[i], next.nodes[i].Report.SystemID == 0 || next.nodes[i].Report.SystemID == next.identity
-			if ours && (n.Report.Timeline == prev.timeline || prev.nodes[i].newest == prev.timeline && !n.Report.InRecovery) {
+			if ours && (n.Report.Timeline == prev.timeline || prev.nodes[i].highestTimeline == prev.timeline && !n.Report.InRecovery) {
 				t.Fatalf("%+v: the timeline went from %d to %d, and node %d was on it last", o, prev.timeline, next.timeline, i)
 			}
 		}
@@ -99,14 +99,14 @@ func (w *world) mustFollow(t *testing.T, prev *Snapshot, o observation) {
 	}
 	for i := range next.nodes {
 		old, new := &prev.nodes[i], &next.nodes[i]
-		if new.probe < old.probe || i != o.node && new.probe != old.probe {
+		if new.probe < old.probe || new.node != o.node && new.probe != old.probe {
 			t.Fatalf("%+v: node %d went from probe %d to %d", o, i, old.probe, new.probe)
 		}
 		if (new.Role != old.Role || new.Status != old.Status) && !new.Since.Equal(o.at) {
 			t.Fatalf("%+v: node %d changed at %v", o, i, new.Since)
 		}
 	}
-	if o.probe < prev.nodes[o.node].probe && next != prev {
+	if o.probe < prev.state(o.node).probe && next != prev {
 		t.Fatalf("%+v is older than what was known, and replaced it", o)
 	}
 }
@@ -166,8 +166,7 @@ func FuzzPickers(f *testing.F) {
 		}
 		cs := fleet(latencies...)
 		for i := range cs {
-			cs[i].load.limit = 1 + in.next(20)
-			cs[i].load.lent.Store(int64(in.next(40) - 5)) // a release may be counted before its acquire
+			cs[i].load = loaded(1+in.next(20), in.next(40)-5)
 		}
 		for name, picker := range balancers {
 			p := picker()

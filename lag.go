@@ -7,27 +7,18 @@ import (
 	"time"
 )
 
-// walSample is a position that the master had reached, and when that was asked for.
-type walSample struct {
-	at  time.Time
-	lsn LSN
-}
-
-const walSamples = 128 // about two minutes at the default CheckInterval
-
-// sample takes down how far the master is. Until the first one is known, the replica that has most stands in for it: what
-// that has replayed, a master had written before.
+// sample records the position of the master. Until a master was seen, the replica with the highest position stands in for
+// it: a master had written everything that this replica has replayed.
 func (s *Snapshot) sample(prev *Snapshot) {
-	m := s.incumbent
-	if m != prev.incumbent {
+	if s.incumbent != prev.incumbent {
 		s.wal = nil
 	}
-	if m < 0 {
-		if m = s.foremost(); m >= 0 && (len(s.wal) == 0 || s.nodes[m].Report.LSN > s.wal[len(s.wal)-1].lsn) {
-			s.append(&s.nodes[m])
+	if n := s.incumbentState(); n == nil {
+		if n = s.foremost(); n != nil && (len(s.wal) == 0 || n.Report.LSN > s.wal[len(s.wal)-1].lsn) {
+			s.append(n)
 		}
-	} else if s.nodes[m].Role == RoleMaster {
-		s.append(&s.nodes[m])
+	} else if n.Role == RoleMaster {
+		s.append(n)
 	}
 }
 
@@ -42,38 +33,33 @@ func (s *Snapshot) append(n *NodeState) {
 	}
 }
 
-// foremost returns the replica that has most, -1 if none tells.
-func (s *Snapshot) foremost() int {
-	most := -1
+// foremost returns the replica with the highest position, or nil if none reports one.
+func (s *Snapshot) foremost() (most *NodeState) {
 	for i := range s.nodes {
-		if n := &s.nodes[i]; n.Role == RoleReplica && n.Report.LSN > 0 && (most < 0 || n.Report.LSN > s.nodes[most].Report.LSN) {
-			most = i
+		if n := &s.nodes[i]; n.Role == RoleReplica && n.Report.LSN > 0 && (most == nil || n.Report.LSN > most.Report.LSN) {
+			most = n
 		}
 	}
 	return most
 }
 
-// newest returns the last position that the master told, and where it is or was; nil if none did.
-func (s *Snapshot) newest() (*walSample, *NodeState) {
-	if s.incumbent < 0 || len(s.wal) == 0 {
+// lastMasterPosition returns the last position that the master reported, and that master. It returns nil if there is none.
+func (s *Snapshot) lastMasterPosition() (*walSample, *NodeState) {
+	n := s.incumbentState()
+	if n == nil || len(s.wal) == 0 {
 		return nil, nil
 	}
-	return &s.wal[len(s.wal)-1], &s.nodes[s.incumbent]
+	return &s.wal[len(s.wal)-1], n
 }
 
-// divergence is the proof that a replica has replayed what the master never wrote.
-type divergence struct {
-	cause error
-	start time.Time // of the server that it is about; zero if that does not tell
-}
-
-// diverge leaves out replicas that are proven to have diverged. By its position such a one lacks nothing, yet it has other
-// data. The master cannot be behind a true replica: it sends what it has written, and is asked after the replica answered.
+// diverge takes replicas out of use that are proven to have diverged. The position of such a replica shows no lag, but
+// its data differs from the master's. A master is never behind a true replica: it sends only what it has written, and its
+// position was asked for after the replica had answered.
 //
-// The proof holds when the master's position is past the replica's, until the server was restarted (to rewind or rebuild it
-// takes that) or receives the master's timeline, or until there is another master or timeline to be compared with.
+// The proof ends when the server was restarted (a rewind or rebuild needs that) or receives the master's timeline. It
+// also ends when there is another master or timeline to compare with.
 func (s *Snapshot) diverge(prev *Snapshot) {
-	newest, master := s.newest()
+	newest, master := s.lastMasterPosition()
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if n.diverged != nil && (s.incumbent != prev.incumbent || s.timeline != prev.timeline || !n.diverged.holds(&n.Report, s.timeline)) {
@@ -81,12 +67,12 @@ func (s *Snapshot) diverge(prev *Snapshot) {
 		}
 		if n.diverged == nil && newest != nil && n.Status != StatusForeign && n.beyond(newest) {
 			n.diverged = &divergence{
-				fmt.Errorf("has replayed the log up to %v, and the master %s was at %v after that: it has diverged, rewind or rebuild it",
+				fmt.Errorf("diverged: it has replayed WAL up to %v, but the master %s was only at %v later; rewind or rebuild it",
 					n.Report.LSN, master.Name, newest.lsn), n.Report.StartTime,
 			}
 		}
 		if n.diverged != nil && n.Status == StatusUp {
-			n.ban(StatusSuspect, n.diverged.cause)
+			n.takeOut(StatusSuspect, n.diverged.cause)
 		}
 	}
 }
@@ -99,21 +85,23 @@ func (d *divergence) holds(r *Report, timeline uint32) bool {
 // smallestSegment divides the size of every segment of the WAL.
 const smallestSegment = 1 << 20
 
-// beyond reports whether a standby had replayed more than the master had written when it was asked later. One case proves
-// nothing: who replays the switch to a new segment tells the end of the old one, which the master may still be filling up.
+// beyond reports whether a standby had replayed more than the master had written when the master was asked later. One
+// position proves nothing: a standby that replays the switch to a new segment reports the end of the old segment, which
+// the master may still be filling.
 func (n *NodeState) beyond(w *walSample) bool {
 	r := &n.Report
 	return r.InRecovery && r.LSN > w.lsn && w.at.After(n.answeredAt) && r.LSN%smallestSegment != 0
 }
 
-// measure tells how far each replica is behind the master.
+// measureLag computes how far each replica is behind the master.
 //
-// The byte lag is the distance to the freshest known position of the master. The time lag asks when the master was
-// where the replica is now: the replica lacks what the master had written by the first sample beyond the replica's
-// position, and has all of the sample before. Between these bounds the replica's own word counts, the age of the last
-// replayed transaction, which alone would grow while the master has nothing to say. A standby that is cut off from its
-// master falls behind by both measures, though by its own it has replayed all that it received.
-func (s *Snapshot) measure() {
+// The byte lag is the distance to the freshest known position of the master. The time lag is the time since the master
+// was at the replica's position. There are two bounds for it. The replica lacks what the master had written by the first
+// sample beyond the replica's position, and has everything of the sample before that. Between these bounds the age of the
+// last replayed transaction counts, which the replica reports. That age alone would also grow while the master writes
+// nothing. A standby that is cut off from its master falls behind by both measures, although it has replayed all that it
+// received.
+func (s *Snapshot) measureLag() {
 	for i := range s.nodes {
 		if n := &s.nodes[i]; n.Status == StatusUp && n.Report.InRecovery {
 			n.LagBytes, n.LagTime, n.LagKnown = s.lag(&n.Report, n.ReportedAt)
@@ -124,13 +112,14 @@ func (s *Snapshot) measure() {
 }
 
 func (s *Snapshot) lag(r *Report, sent time.Time) (bytes uint64, behind time.Duration, known bool) {
-	if len(s.wal) == 0 || r.LSN == 0 || s.incumbent >= 0 && !r.sameCluster(&s.nodes[s.incumbent].Report) {
-		// Nothing to compare with. What it replayed last is at most that old, so this errs on the safe side.
+	master := s.incumbentState()
+	if len(s.wal) == 0 || r.LSN == 0 || master != nil && !r.sameCluster(&master.Report) {
+		// There is no position to compare with. The age of the last replayed transaction is an upper bound of the lag.
 		return 0, max(r.ReplayDelay, 0), r.ReplayDelay != 0
 	}
 	newest := s.wal[len(s.wal)-1]
 	if r.LSN >= newest.lsn {
-		return 0, s.unseen(r, sent.Sub(newest.at)), s.incumbent >= 0
+		return 0, s.unseen(r, sent.Sub(newest.at)), master != nil
 	}
 	beyond, _ := slices.BinarySearchFunc(s.wal, r.LSN+1, func(w walSample, lsn LSN) int { return cmp.Compare(w.lsn, lsn) })
 	behind = max(r.ReplayDelay, sent.Sub(s.wal[beyond].at), 0)
@@ -140,16 +129,12 @@ func (s *Snapshot) lag(r *Report, sent time.Time) (bytes uint64, behind time.Dur
 	return uint64(newest.lsn - r.LSN), behind, true
 }
 
-func (r *Report) sameCluster(o *Report) bool {
-	return r.SystemID == o.SystemID || r.SystemID == 0 || o.SystemID == 0
-}
-
-// unseen is for how long a replica that has all that the master was known to have may have missed what that wrote since: not
-// at all while there is a master, else since it was asked last, but not for longer than the last transaction that the
-// replica has replayed is old. Where no master was ever known, nothing is.
+// unseen returns for how long a replica may have missed new writes, if it has everything that the master was known to
+// have. That is 0 while there is a master. Otherwise it is the time since the master was asked last, but at most the age
+// of the last transaction that the replica has replayed. If no master was ever known it is 0.
 func (s *Snapshot) unseen(r *Report, age time.Duration) time.Duration {
-	switch {
-	case s.incumbent < 0 || s.nodes[s.incumbent].Role == RoleMaster:
+	switch master := s.incumbentState(); {
+	case master == nil || master.Role == RoleMaster:
 		return 0
 	case r.ReplayDelay != 0:
 		age = min(age, r.ReplayDelay)

@@ -55,6 +55,11 @@ func TestPlacesForChangesExist(t *testing.T) {
 			t.Errorf("%s does not exist", place[1])
 		}
 	}
+	for _, place := range regexp.MustCompile("`(\\w+)` in `([^`]+\\.go)`").FindAllStringSubmatch(section, -1) {
+		if source, err := os.ReadFile(place[2]); err == nil && !regexp.MustCompile(`\b`+place[1]+`\b`).Match(source) {
+			t.Errorf("there is no %s in %s", place[1], place[2])
+		}
+	}
 }
 
 func TestBrokenLinksAreFound(t *testing.T) {

@@ -17,15 +17,15 @@ import (
 // counted fails the test unless the counts of every pool are what pgxpool says, now that nothing is lent.
 func counted(t *testing.T, pm *PoolManager) {
 	t.Helper()
-	for i, p := range pm.pools {
-		lent, open, total := p.load.lent.Load(), p.load.open.Load(), int64(p.pool.Stat().TotalConns())
+	for i, p := range poolsOf(pm) {
+		lent, open, total := p.InUse(), p.Open(), int(p.Stat().TotalConns())
 		if lent != 0 || open != total {
 			t.Errorf("node %d: %d lent; %d open, pgxpool has %d", i, lent, open, total)
 		}
-		if sockets := int64(len(p.open())); sockets != total {
+		if sockets := len(p.Sockets()); sockets != total {
 			t.Errorf("node %d: %d sockets of %d connections", i, sockets, total)
 		}
-		if doubts := p.doubts.Load(); doubts < 0 || doubts > total {
+		if doubts := p.Unvalidated(); doubts < 0 || doubts > total {
 			t.Errorf("node %d: %d of %d connections are in doubt", i, doubts, total)
 		}
 	}
@@ -35,7 +35,7 @@ func TestCountsAreExactUnderContention(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c, everyPool(func(p *pgxpool.Config) { p.MaxConns = 64 }))
 		ready(t, pm)
-		p := pm.pools[0]
+		p := poolsOf(pm)[0]
 		warm := make([]*pgxpool.Conn, 64)
 		for i := range warm {
 			warm[i] = acquire(t, pm.AcquireMaster)
@@ -57,7 +57,7 @@ func TestCountsAreExactUnderContention(t *testing.T) {
 			})
 		}
 		for range 2000 { // as probes do
-			p.recount()
+			p.Recount()
 		}
 		all.Wait()
 		counted(t, pm)

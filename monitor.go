@@ -2,82 +2,69 @@ package hasql
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+
+	"github.com/pghasql/hasql/internal/pgerr"
+	"github.com/pghasql/hasql/internal/random"
 )
 
-// monitor watches one node over a connection of its own, so that a full pool cannot look like a dead node and a hung
-// node delays no other: it asks, then reads until the next question is due, which tells at once when the socket ends.
+// monitor watches one node over a connection of its own. So a full pool does not look like a dead node, and a node that
+// hangs delays no other node. The monitor sends a probe, then reads until the next probe is due. So it notices at once
+// when its connection ends.
 type monitor struct {
-	node          int
-	checkTimeout  time.Duration
-	downTimeout   time.Duration
-	minInterval   time.Duration // between two probes, whoever asks for them
-	checkInterval time.Duration
-	checker       Checker
-	config        *pgx.ConnConfig
-	prepare       func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
-	interval      func() time.Duration                         // until the next probe, as things stand
-	observe       func(observation) bool
-	wishes        chan struct{} // capacity 1: somebody waits for a probe
-	hints         chan struct{} // capacity 1: something seen elsewhere suggests a probe
+	node    *node
+	checks  *checks // the node's
+	cluster *clusterView
 
-	// doubted is set for a probe that shows whether the node accepts sessions: one that is told to stop refuses new ones at
-	// once, while an old one, the monitor's perhaps, may have a moment left.
-	doubted atomic.Bool
-	// contradicted is set when a session of the pool's shows that sessions which begin now may not write, though the
-	// monitor's own may.
-	contradicted atomic.Bool
+	checkTimeout     time.Duration
+	downTimeout      time.Duration
+	recoveryInterval time.Duration // the least time between two probes, whatever the reason for them
+	checkInterval    time.Duration
+	checker          Checker
+	config           *pgx.ConnConfig
+	prepare          func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
 
-	conn        *pgx.Conn
-	probes      atomic.Uint64 // begun
-	asking      atomic.Bool   // whether the last of them is under way
-	askedAt     time.Time     // when the last probe began
-	took        time.Duration // what its answer took, zero if there was none
-	connectedAt time.Time     // when the last connection was begun to be made
-	suspectAt   time.Time     // since when the node gives no sign of life, zero if it does
-	leave       time.Duration // what the next question may take once the node is down
-	preparing   atomic.Bool   // whether a hook of the user's runs, and the node is not even being asked
-	hooked      atomic.Int64  // nanoseconds that hooks have taken since silent last looked
+	conn           *pgx.Conn
+	probedAt       time.Time     // when the last probe began
+	took           time.Duration // how long the answer to that probe took; zero if there was none
+	connectedAt    time.Time     // when the last dial began
+	suspectAt      time.Time     // since when the node gives no sign of life; zero if it gives one
+	questionBudget time.Duration // how long the next probe may take once the node is down
+	preparing      atomic.Bool   // whether a hook of the user runs, so that the node is not being asked
+	hooked         atomic.Int64  // nanoseconds that hooks have taken since the last call of silent
 
-	hinted   bool          // whether the last probe was suggested by a hint
-	patience time.Duration // between two probes for hints: none at first, longer while they show nothing new
-	verdict  observation   // what the last one showed
+	suggested       bool          // whether the last probe was only suggested
+	suggestionPause time.Duration // between two suggested probes: zero at first, longer while they show nothing new
+	lastEvidence    observation   // what the last probe showed
 
-	backoff time.Duration // before the next dial: none while there is a connection, longer and longer while there is none
+	backoff time.Duration // before the next dial: zero while there is a connection, longer with each dial while there is none
 
-	renewal  time.Duration  // how old the session must be before another one is made because of doubts
-	renewing bool           // whether that is under way
-	fresh    chan *pgx.Conn // capacity 1: what came of it, nil if nothing
+	reopenAfter time.Duration  // how old the session must be before a second one is opened because of doubts
+	reopening   bool           // whether a second session is being opened
+	reopened    chan *pgx.Conn // capacity 1: the second session, nil if opening it failed
 }
 
-func newMonitor(node int, config *Config, interval func() time.Duration, observe func(observation) bool) *monitor {
-	pool := config.Nodes[node].Pool
+func newMonitor(n *node, cluster *clusterView, config *Config) *monitor {
 	m := &monitor{
-		node:          node,
-		checkTimeout:  config.CheckTimeout,
-		downTimeout:   config.DownTimeout,
-		minInterval:   config.RecoveryInterval,
-		checkInterval: config.CheckInterval,
-		checker:       config.Checker,
-		config:        pool.ConnConfig.Copy(),
-		prepare:       pool.BeforeConnect,
-		interval:      interval,
-		observe:       observe,
-		wishes:        make(chan struct{}, 1),
-		hints:         make(chan struct{}, 1),
-		renewal:       config.RecoveryInterval,
-		fresh:         make(chan *pgx.Conn, 1),
+		node:             n,
+		checks:           n.checks,
+		cluster:          cluster,
+		checkTimeout:     config.CheckTimeout,
+		downTimeout:      config.DownTimeout,
+		recoveryInterval: config.RecoveryInterval,
+		checkInterval:    config.CheckInterval,
+		checker:          config.Checker,
+		config:           n.config.Pool.ConnConfig.Copy(),
+		prepare:          n.config.Pool.BeforeConnect,
+		reopenAfter:      config.RecoveryInterval,
+		reopened:         make(chan *pgx.Conn, 1),
 	}
 	m.config.Tracer = nil // probes are not the user's queries
 	m.config.OnNotice = nil
@@ -88,90 +75,97 @@ func newMonitor(node int, config *Config, interval func() time.Duration, observe
 	return m
 }
 
-// wish asks for a probe now, on behalf of somebody who waits for it. Wishes before it is sent are one.
-func (m *monitor) wish() { notify(m.wishes) }
-
-// hint suggests a probe because of something seen elsewhere. Hints before it is sent are one, and as long as they turn
-// out to mean nothing they are heeded less and less often, at worst once per CheckInterval: so no pattern of errors in
-// the traffic of a service becomes a load of probes.
-func (m *monitor) hint() { notify(m.hints) }
-
-// contradict suggests to ask over a new session, because one of the pool's shows that these may not write.
-func (m *monitor) contradict() {
-	m.contradicted.Store(true)
-	m.hint()
-}
-
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
 // run probes until ctx ends. It returns once its connections are closed.
 func (m *monitor) run(ctx context.Context) {
 	defer m.disconnect()
 	for ctx.Err() == nil {
 		if again := m.probe(ctx); !again {
-			m.renew(ctx)
+			m.depart()
+			m.reopen(ctx)
 			m.rest(ctx)
 		}
 	}
-	if m.renewing {
-		m.replace(<-m.fresh) // for disconnect to close
+	if m.reopening {
+		m.replace(<-m.reopened) // for disconnect to close
 	}
 }
 
-// answer is what came of one question.
-type answer struct {
-	sent      time.Time // when the question itself was sent, after connecting
+// depart removes the node from the cluster when it is no longer listed and nothing of it is in use.
+func (m *monitor) depart() {
+	if n := m.cluster.snapshot().state(m.node); n != nil && n.unlisted && m.node.pool.Busy() == 0 {
+		m.cluster.tell(departure{m.node, time.Now()})
+	}
+}
+
+// reply is the result of one probe.
+type reply struct {
+	sent      time.Time // when the question was sent, after connecting
 	report    Report
 	err       error
 	connected bool // whether there was a connection to ask over
-	alive     bool // whether an error came from the Checker in time and left the connection usable
+	alive     bool // whether the Checker returned an error in time and left the connection usable
 }
 
-// probe asks the node once and sends what that shows: first, if the answer takes long, that the node is suspect and
-// then down. It reports whether to ask again at once.
+// probe asks the node once and sends the observation. If the answer takes long, it first sends that the node is suspect
+// and then that it is down. It reports whether to ask again at once.
 func (m *monitor) probe(ctx context.Context) (again bool) {
 	started := time.Now()
-	m.askedAt, m.took = started, 0
+	m.probedAt, m.took = started, 0
 	select {
-	case <-m.wishes: // this probe is what they wish for; those who count probes looked before they wished
+	case <-m.checks.wanted: // this probe serves these requests; callers that count probes took the count before they asked
 	default:
 	}
-	m.probes.Add(1)
-	m.asking.Store(true)
+	select {
+	case <-m.checks.silence: // a signal from before this probe
+	default:
+	}
+	m.checks.begun.Add(1)
+	m.checks.underWay.Store(true)
 	ask, giveUp := context.WithCancel(ctx)
 	defer giveUp()
-	answers := make(chan answer, 1)
+	answers := make(chan reply, 1)
 	go func() { answers <- m.ask(ask) }()
-	// One timer after the other, so that a process that was stopped itself for longer than both does not wake up to find
-	// every node down.
+	// One timer after the other: if this process itself was stopped for longer than both time-outs, it must not find every
+	// node down when it continues.
 	timer := time.NewTimer(m.checkTimeout)
 	defer timer.Stop()
 	for {
 		select {
 		case a := <-answers:
-			m.asking.Store(false) // before it is known, see WaitNextCheck
+			m.checks.underWay.Store(false) // before it is known, see WaitNextCheck
 			return m.conclude(ctx, started, a)
+		case <-m.checks.silence:
+			m.probeOthers()
 		case <-timer.C:
 			status := m.silent()
 			m.send(observation{sent: started, status: status, cause: errUnanswered})
-			if left := m.left(status, started); left > 0 {
-				timer.Reset(min(left, m.checkTimeout)) // told again and again: the view may have been forgotten
+			if left := m.timeLeft(status, started); left > 0 {
+				timer.Reset(min(left, m.checkTimeout)) // sent repeatedly, because ForgetCluster may have cleared the view
 			} else {
-				giveUp() // and wait for the answer, which now is an error
+				giveUp() // then the answer is an error, which the loop waits for
 			}
 		}
 	}
 }
 
-// left is how much longer to wait for the answer to the question that began then. A node that is down is asked again soon, as
-// packets that were lost come again after longer and longer; but the question after that may take longer, up to what
-// connecting may take: else a node that takes longer to connect to than CheckTimeout would never come back.
-func (m *monitor) left(status Status, started time.Time) time.Duration {
+// probeOthers looks for a new master while the present one answers neither its clients nor its monitor. The master may
+// merely be slow, so this is no hunt. But if another node has been promoted, the wait for this one ends.
+func (m *monitor) probeOthers() {
+	s := m.cluster.snapshot()
+	if n := s.state(m.node); n == nil || n.Role != RoleMaster {
+		return
+	}
+	for i := range s.nodes {
+		if n := s.nodes[i].node; n != m.node {
+			n.checks.checkNow()
+		}
+	}
+}
+
+// timeLeft is how much longer to wait for the answer to a probe that began at started. A node that is down is asked again
+// soon, because TCP repeats lost packets after longer and longer pauses. But the next probe may take longer, up to
+// ConnectTimeout. Otherwise a node that takes longer than CheckTimeout to connect to would never come back.
+func (m *monitor) timeLeft(status Status, started time.Time) time.Duration {
 	if status != StatusDown {
 		left := m.downTimeout - m.checkTimeout - time.Since(m.suspectAt)
 		if left <= 0 {
@@ -179,28 +173,28 @@ func (m *monitor) left(status Status, started time.Time) time.Duration {
 		}
 		return left
 	}
-	left := m.leave - time.Since(started)
+	left := m.questionBudget - time.Since(started)
 	if left <= 0 {
-		m.leave = min(2*m.leave, max(m.config.ConnectTimeout, m.checkTimeout))
+		m.questionBudget = min(2*m.questionBudget, max(m.config.ConnectTimeout, m.checkTimeout))
 	}
 	return left
 }
 
-// ask connects if need be and asks. A connection that ends says nothing about the node, so another one is tried, and one
-// more, as somebody may be ending all sessions one by one.
-func (m *monitor) ask(ctx context.Context) answer {
-	if m.doubted.Swap(false) {
+// ask connects if necessary and sends the question. A connection that ends says nothing about the node, so ask tries up
+// to three connections: somebody may be ending all sessions one by one.
+func (m *monitor) ask(ctx context.Context) reply {
+	if m.checks.reconnect.Swap(false) {
 		m.disconnect()
 	}
 	for try := 1; ; try++ {
 		a := m.askOnce(ctx)
-		if a.err == nil || m.conn != nil || ctx.Err() != nil || try == 3 || !a.connected && !ended(a.err) {
+		if a.err == nil || m.conn != nil || ctx.Err() != nil || try == 3 || !a.connected && !pgerr.IsConnectionEnd(a.err) {
 			return a
 		}
 	}
 }
 
-func (m *monitor) askOnce(ctx context.Context) (a answer) {
+func (m *monitor) askOnce(ctx context.Context) (a reply) {
 	if m.conn == nil {
 		if a.err = m.connect(ctx); a.err != nil {
 			return a
@@ -215,8 +209,8 @@ func (m *monitor) askOnce(ctx context.Context) (a answer) {
 	return a
 }
 
-// check calls the Checker, which may be the user's: a panic of his must not end the monitor, or the node would keep
-// its role for ever.
+// check calls the Checker, which may be the user's. A panic of a user's Checker must not end the monitor, or the node
+// would keep its role for ever.
 func (m *monitor) check(ctx context.Context) (report Report, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -243,10 +237,10 @@ func (m *monitor) connect(ctx context.Context) (err error) {
 	return err
 }
 
-// dialOnce connects, and leaves nothing behind if that fails.
+// dialOnce connects. If connecting fails it leaves no connection behind.
 func dialOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
-	// pgx cleans up a connection that failed by dialling a cancel request, which would hang as the probe did, and
-	// outlive us.
+	// pgx cleans up a failed connection by dialling a cancel request. That would hang as the probe did, and would last
+	// longer than the monitor.
 	var connected, heard atomic.Bool
 	defer connected.Store(true)
 	dial := config.DialFunc
@@ -258,57 +252,58 @@ func dialOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &heardConn{conn, &heard}, nil
+		return &answeringConn{conn, &heard}, nil
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		if heard.Load() && !is[*pgconn.PgError](err) && !unanswered(err) {
-			err = &refusalError{err}
+		if heard.Load() && !pgerr.Is[*pgconn.PgError](err) && !pgerr.IsSilence(err) {
+			err = &pgerr.RefusalError{Err: err}
 		}
 		return nil, err
 	}
 	return conn, nil
 }
 
-// renew begins to make another session if the answers of the present one may be its own and not the node's. A role's or a
-// database's default_transaction_read_only counts from the beginning of a session to its end. The present session goes on
-// being asked meanwhile: a server that takes no more of them stays what it is. A node that is meant to be like this costs a
-// session per CheckInterval at most, and fewer and fewer.
-func (m *monitor) renew(ctx context.Context) {
-	if m.renewing || m.conn == nil || !m.dubious() || time.Since(m.connectedAt) < m.renewal {
+// reopen opens a second session if the answers of the present one may hold for that session only. The
+// default_transaction_read_only of a role or database is fixed when a session begins. The present session is still asked
+// meanwhile, so a server that accepts no more sessions keeps its role. A node that is configured like this costs one
+// session per CheckInterval at most, and then fewer.
+func (m *monitor) reopen(ctx context.Context) {
+	if m.reopening || m.conn == nil || !m.dubious() || time.Since(m.connectedAt) < m.reopenAfter {
 		return
 	}
-	m.renewing, m.connectedAt = true, time.Now()
-	m.renewal = min(max(2*m.renewal, m.checkInterval), max(maxRenewal, m.checkInterval))
-	m.contradicted.Store(false)
+	m.reopening, m.connectedAt = true, time.Now()
+	m.reopenAfter = min(max(2*m.reopenAfter, m.checkInterval), max(maxReopenPause, m.checkInterval))
+	m.checks.contradicted.Store(false)
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, m.downTimeout)
 		defer cancel()
 		config := m.config.Copy()
 		if m.prepare != nil && m.prepare(ctx, config) != nil {
-			m.fresh <- nil
+			m.reopened <- nil
 			return
 		}
 		conn, _ := dialOnce(ctx, config)
-		m.fresh <- conn
+		m.reopened <- conn
 	}()
 }
 
-// maxRenewal is the longest time between two sessions that are made because of doubts, unless CheckInterval is longer.
-const maxRenewal = 5 * time.Second
+// maxReopenPause is the longest time between two sessions that are opened because of doubts, unless CheckInterval is
+// longer.
+const maxReopenPause = 5 * time.Second
 
-// dubious reports whether the last answer may be wrong of new sessions: it was an error, the node refuses writes though it is
-// not known to be a standby, or it takes them though a new session has been refused.
+// dubious reports whether the last answer may not hold for new sessions. That is so if it was an error, if the node
+// refuses writes though it is not known to be a standby, or if it accepts writes though a new session was read-only.
 func (m *monitor) dubious() bool {
-	if m.contradicted.Load() {
+	if m.checks.contradicted.Load() {
 		return true
 	}
-	r := m.verdict.report
+	r := m.lastEvidence.report
 	return r == nil || r.Role == RoleReplica && (!r.InRecovery || r.Limited != nil) &&
 		m.conn.PgConn().ParameterStatus("in_hot_standby") != "on"
 }
 
-// replace takes the session that renew made, if it made one.
+// replace takes over the session that reopen has opened, if there is one.
 func (m *monitor) replace(conn *pgx.Conn) {
 	if conn != nil {
 		m.disconnect()
@@ -324,12 +319,12 @@ func (m *monitor) disconnect() {
 	ctx, cancel := context.WithTimeout(context.Background(), m.checkTimeout)
 	defer cancel()
 	_ = m.conn.Close(ctx)
-	_ = m.conn.PgConn().Conn().Close() // ends pgx's own clean-up too, should it be draining a dead socket
+	_ = m.conn.PgConn().Conn().Close() // also ends pgx's own clean-up if that drains a dead socket
 	m.conn = nil
 }
 
-// conclude sends the observation that an answer makes.
-func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (again bool) {
+// conclude sends the observation that follows from a reply.
+func (m *monitor) conclude(ctx context.Context, started time.Time, a reply) (again bool) {
 	if ctx.Err() != nil {
 		return false
 	}
@@ -337,20 +332,20 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	if a.err == nil {
 		m.suspectAt = time.Time{}
 		if m.took = time.Since(a.sent); m.took > m.checkTimeout {
-			return true // true when it was asked, perhaps no longer: a thawed master believes that it still is one
+			return true // the answer is too old: a master that was frozen still takes itself for the master
 		}
 		m.send(observation{sent: a.sent, report: &a.report})
 		return false
 	}
-	o := observation{sent: started, cause: redacted(a.err)}
+	o := observation{sent: started, cause: pgerr.Redacted(a.err)}
 	switch {
-	case is[*hookError](a.err):
+	case pgerr.Is[*hookError](a.err):
 		o.status = StatusSuspect // the node wasn't even asked
-	case !a.connected && gone(a.err):
-		o.status = StatusDown
-	case is[*pgconn.PgError](a.err) || is[*refusalError](a.err) || a.alive:
+	case !a.connected && pgerr.IsNoServer(a.err):
+		o.status, o.gone = StatusDown, true
+	case pgerr.Is[*pgconn.PgError](a.err) || pgerr.Is[*pgerr.RefusalError](a.err) || a.alive:
 		m.suspectAt = time.Time{}
-		o.status = StatusSuspect // it refuses us (a wrong password, too many connections) or ends us, so it is alive
+		o.status = StatusSuspect // the server refuses the login (wrong password, too many connections) or ends the session: it is alive
 	default:
 		o.status = m.silent()
 	}
@@ -358,59 +353,56 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a answer) (ag
 	return false
 }
 
-// backOff finds how long after this probe to dial again. A question over an open connection costs little; a dial costs a
-// process and a log-in, and a server that starts, or recovers, has other work. Who refuses us, or the user's own hook, is not
-// about to change his mind.
+// backOff sets how long after this probe the monitor may dial again. A probe over an open connection is cheap. A dial
+// costs the server a process and a login, and a server that starts or recovers has other work. A server that refuses the
+// login, and a failing hook of the user, will most likely do the same next time.
 func (m *monitor) backOff(err error) {
 	switch {
 	case m.conn != nil:
 		m.backoff = 0
-	case is[*hookError](err), refusesLogin(err):
+	case pgerr.Is[*hookError](err), pgerr.IsLoginRefusal(err):
 		m.backoff = m.checkInterval
 	default:
-		m.backoff = min(max(2*m.backoff, m.minInterval), maxDialPause*m.minInterval, m.checkInterval)
+		m.backoff = min(max(2*m.backoff, m.recoveryInterval), maxDialPause*m.recoveryInterval, m.checkInterval)
 	}
 }
 
-// maxDialPause is the longest pause between two dials to a node that is down or starts, in RecoveryIntervals.
+// maxDialPause is the longest pause between two dials to a node that is down or starting, in RecoveryIntervals.
 const maxDialPause = 25
 
-// refusesLogin reports whether a server does, in contrast to one that starts or stops (class 57), or a pooler that has no
-// server (08).
-func refusesLogin(err error) bool {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return !strings.HasPrefix(pgErr.Code, "57") && !strings.HasPrefix(pgErr.Code, "08")
-	}
-	return is[*refusalError](err) && !ended(err)
-}
-
-// send hands the cluster what this probe showed.
+// send passes the observation of this probe to the cluster.
 func (m *monitor) send(o observation) {
-	o.node, o.probe, o.at = m.node, m.probes.Load(), time.Now()
+	o.node, o.probe, o.at = m.node, m.checks.begun.Load(), time.Now()
 	switch {
-	case !m.hinted:
-		m.patience = 0
-	case !o.says(&m.verdict):
-		m.patience = m.minInterval
+	case !m.suggested:
+		m.suggestionPause = 0
+	case !o.says(&m.lastEvidence):
+		m.suggestionPause = m.recoveryInterval
 	default:
-		m.patience = min(max(2*m.patience, m.minInterval), m.checkInterval)
+		m.suggestionPause = min(max(2*m.suggestionPause, m.recoveryInterval), m.checkInterval)
 	}
-	if !o.says(&m.verdict) {
-		m.renewal = min(m.renewal, m.checkInterval)
+	if !o.says(&m.lastEvidence) {
+		m.reopenAfter = min(m.reopenAfter, m.checkInterval)
 	}
-	m.hinted, m.verdict = false, o
-	m.observe(o)
+	m.suggested, m.lastEvidence = false, o
+	// The node accepts writes again without having been a standby meanwhile. Sessions that began read-only stay read-only,
+	// so they are closed before an acquire finds this master.
+	if n := m.cluster.snapshot().state(m.node); n != nil && o.report != nil && o.report.writableAgain(&n.Report) {
+		m.node.pool.Reset()
+	}
+	m.cluster.tell(o)
 }
 
-// silent is the status of a node that gives no sign of life: suspect at first, down DownTimeout after the question that
-// began it. While a hook of the user's runs the clock stands still, for the node is not being asked.
+// silent is the status of a node that gives no sign of life: suspect at first, and down DownTimeout after the first
+// unanswered question. The time that a hook of the user takes does not count, because the node is not being asked
+// meanwhile.
 func (m *monitor) silent() Status {
 	if m.preparing.Load() {
 		return StatusSuspect
 	}
 	hooked := time.Duration(m.hooked.Swap(0))
 	if m.suspectAt.IsZero() {
-		m.suspectAt, m.leave = time.Now(), m.checkTimeout
+		m.suspectAt, m.questionBudget = time.Now(), m.checkTimeout
 	} else {
 		m.suspectAt = m.suspectAt.Add(hooked)
 	}
@@ -420,75 +412,34 @@ func (m *monitor) silent() Status {
 	return StatusSuspect
 }
 
-// gone reports whether the error of a connection attempt proves that no server accepts sessions at the address, in contrast
-// to one that we cannot reach, find or log in to: a refused connection, one that ends at once, and the code of start-up
-// and shutdown.
-func gone(err error) bool {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code == "57P03"
-	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return true
-	}
-	if ended(err) {
-		return !is[*refusalError](err)
-	}
-	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Net == "unix" && errors.Is(err, syscall.ENOENT) // no socket file
-}
-
-// ended reports whether err is the end of a connection from the other side: by pg_terminate_backend or a shutdown (57P01),
-// by the crash of another session (57P02), or without a word. See class 57 of
-// https://www.postgresql.org/docs/current/errcodes-appendix.html.
-func ended(err error) bool {
-	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgErr.Code == "57P01" || pgErr.Code == "57P02"
-	}
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-}
-
-// heardConn notes whether anything was read from it.
-type heardConn struct {
+// answeringConn records whether anything was read from it.
+type answeringConn struct {
 	net.Conn
-	heard *atomic.Bool
+	answered *atomic.Bool
 }
 
-func (c *heardConn) Read(b []byte) (int, error) {
+func (c *answeringConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 {
-		c.heard.Store(true)
+		c.answered.Store(true)
 	}
 	return n, err
 }
 
-// unanswered reports whether err is the end of a wait or comes from the network, in contrast to what the server said and to
-// what we think of that. Neither an alert of TLS nor the end of the connection is silence.
-func unanswered(err error) bool {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" || ended(err) {
-		return false
-	}
-	return is[net.Error](err) || errors.Is(err, context.Canceled)
-}
-
-// refusalError is a connection attempt that failed although the node answered, and not with an error of PostgreSQL's: its
-// certificate is not trusted, or ours is not; it has no TLS; it does not authenticate as it must.
-type refusalError struct{ err error }
-
-func (e *refusalError) Error() string { return e.err.Error() }
-func (e *refusalError) Unwrap() error { return e.err }
-
-// hookError is an error of the user's BeforeConnect, such as a token service that does not answer.
+// hookError is an error of the user's BeforeConnect, for example if a token service does not answer.
 type hookError struct{ err error }
 
 func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
 func (e *hookError) Unwrap() error { return e.err }
 
-// rest waits until the next probe is due, wished for or hinted at, or until the connection ends. The time that an answer
-// took counts: evidence is as old as its question. What would be a dial waits for the back-off, whoever asks for it.
+// rest waits until the next probe is due, requested or suggested, or until the connection ends. The duration of the last
+// answer is a part of the interval, because evidence is as old as its question. If the next probe needs a dial it waits
+// for the back-off, whatever the reason for the probe.
 func (m *monitor) rest(ctx context.Context) {
-	backoff := jittered(m.backoff)
-	after := func(d time.Duration) time.Duration { return max(d, backoff) - time.Since(m.askedAt) }
-	ctx, cancel := context.WithTimeout(ctx, max(m.interval()-m.took, after(0)))
+	backoff := random.Jittered(m.backoff)
+	after := func(d time.Duration) time.Duration { return max(d, backoff) - time.Since(m.probedAt) }
+	interval := m.cluster.snapshot().untilNextProbe(m.node, time.Now(), m.recoveryInterval, m.checkInterval)
+	ctx, cancel := context.WithTimeout(ctx, max(random.Jittered(interval)-m.took, after(0)))
 	defer cancel()
 	var renewed *pgx.Conn
 	defer func() { m.replace(renewed) }()
@@ -507,13 +458,13 @@ func (m *monitor) rest(ctx context.Context) {
 	ended := lost
 	for {
 		select {
-		case <-m.wishes:
-			due = time.After(after(m.minInterval))
+		case <-m.checks.wanted:
+			due = time.After(after(m.recoveryInterval))
 			continue
-		case <-m.hints:
-			m.hinted = true
+		case <-m.checks.suggested:
+			m.suggested = true
 			if due == nil {
-				due = time.After(after(m.patience))
+				due = time.After(after(m.suggestionPause))
 			}
 			continue
 		case <-due:
@@ -521,20 +472,20 @@ func (m *monitor) rest(ctx context.Context) {
 		case <-ctx.Done():
 		case <-ended:
 			ended = nil
-			due = time.After(m.minInterval - time.Since(m.connectedAt)) // at once, unless every connection ends so
+			due = time.After(m.recoveryInterval - time.Since(m.connectedAt)) // at once, unless connections keep ending
 			continue
-		case renewed = <-m.fresh:
-			m.renewing = false
+		case renewed = <-m.reopened:
+			m.reopening = false
 			if renewed == nil {
 				continue
 			}
-			m.hinted = true
+			m.suggested = true
 		}
 		return
 	}
 }
 
-// watch reads until ctx ends or the connection does. The server sends nothing to an idle session but its end.
+// watch reads until ctx or the connection ends. The server sends nothing to an idle session until it ends that session.
 func (m *monitor) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := m.conn.PgConn().WaitForNotification(ctx); err != nil && ctx.Err() == nil {
@@ -545,26 +496,4 @@ func (m *monitor) watch(ctx context.Context) {
 	if m.conn.IsClosed() {
 		m.disconnect()
 	}
-}
-
-// briskHunt is how long a hunt looks often.
-const briskHunt = 30 * time.Second
-
-// huntInterval is how often to look for a master that has been missing for so long: often at first, when a failover is
-// probably under way, and then less and less, so that a cluster that stays without one is left in peace.
-func huntInterval(missing, recovery, check time.Duration) time.Duration {
-	switch {
-	case missing < 5*time.Second:
-		return min(recovery, check)
-	case missing < briskHunt:
-		return min(5*recovery, check)
-	case missing < 5*time.Minute:
-		return min(25*recovery, check)
-	}
-	return check
-}
-
-// jittered spreads d by ±10 %, so that many clients do not probe in step.
-func jittered(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.9 + 0.2*fraction()))
 }

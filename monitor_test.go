@@ -17,17 +17,16 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
 // failProbe makes every node answer a probe statement with the error that fail returns, else as usual.
 func failProbe(c *pgfake.Cluster, sql string, fail func(*pgfake.Session) error) {
-	columns := []pgfake.Column{
-		pgfake.Text("transaction_read_only"), pgfake.Bool("recovery"), pgfake.Int8("timeline"), pgfake.Int8("lsn"),
-		pgfake.Int8("delay"), pgfake.Int8("system_identifier"), pgfake.Int8("start"), pgfake.Int8("pid"),
-	}
+	columns := probeColumns
 	if sql == stateProbe {
-		columns = columns[:5]
+		columns = columns[:stateColumns]
 	}
 	c.Handle(sql, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
 		if err := fail(s); err != nil {
@@ -131,8 +130,63 @@ func TestServerThatRefusesTheFullProbeIsAskedForItsRoleAlone(t *testing.T) {
 			ready(t, pm)
 			time.Sleep(10 * time.Second)
 			n := pm.Stat().Nodes()[0]
-			if n.Role != RoleMaster || n.Report.Limited == nil || c.Node("pg1").QueryCount(fullProbe) != 1 {
-				t.Errorf("%s: %+v", code, n.NodeState)
+			if asked := c.Node("pg1").QueryCount(fullProbe); n.Role != RoleMaster || n.Report.Limited == nil || asked != 2 {
+				t.Errorf("%s: asked in full %d times, %+v", code, asked, n.NodeState)
+			}
+		})
+	}
+}
+
+func TestRefusalOfTheFullProbeThatPassesLimitsNoNodeForLong(t *testing.T) {
+	for _, code := range []string{"58P01", "42501", "55000"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			pm := open(t, c)
+			ready(t, pm)
+			failProbe(c, fullProbe, failing("pg1", code, 1))
+			c.Node("pg1").Terminate(monitorPID(c, "pg1"))
+			time.Sleep(3 * time.Second)
+			if pm.Stat().Nodes()[0].Report.Limited == nil {
+				t.Fatalf("%s: the probe was not refused", code)
+			}
+			time.Sleep(4 * time.Second)
+			if n := pm.Stat().Nodes()[0]; n.Role != RoleMaster || n.Report.Limited != nil || n.Report.LSN == 0 {
+				t.Errorf("%s: still limited: %+v", code, n.NodeState)
+			}
+			before := c.Node("pg1").QueryCount(fullProbe)
+			time.Sleep(time.Minute)
+			if again := c.Node("pg1").QueryCount(fullProbe) - before; again > 0 {
+				t.Errorf("%s: asked in full %d times more", code, again)
+			}
+		})
+	}
+}
+
+func TestNodeKeepsItsRoleWhileARefusedProbeIsAskedAgain(t *testing.T) {
+	for _, code := range []string{"57014", "53200", "40001", "XX000"} {
+		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+			var refusals atomic.Int64
+			failProbe(c, fullProbe, func(s *pgfake.Session) error {
+				switch {
+				case s.Node().Name() != "pg1":
+					return nil
+				case refusals.Add(1) == 1:
+					return pgfake.Errorf("42501", "permission denied")
+				}
+				return pgfake.Errorf(code, "an error of the probe's")
+			})
+			var changes atomic.Int64
+			pm := open(t, c, func(config *Config) {
+				config.Hooks.NodeChanged = func(_, new NodeState) {
+					if new.Name == "pg1:5432" {
+						changes.Add(1)
+					}
+				}
+			})
+			ready(t, pm)
+			before := changes.Load()
+			time.Sleep(20 * time.Second)
+			if refusals.Load() < 2 || changes.Load() != before || pm.Stat().Nodes()[0].Report.Limited == nil {
+				t.Errorf("%s: asked in full %d times, changed %d times", code, refusals.Load(), changes.Load()-before)
 			}
 		})
 	}
@@ -381,15 +435,19 @@ func TestStallWhileAHookHangsIsNotTheNodes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		said, down := 0, false
-		m := newMonitor(0, config, func() time.Duration { return DefaultCheckInterval }, func(o observation) bool {
-			down = down || o.report == nil && o.status == StatusDown
-			if said++; said == 1000 {
-				cancel() // else time would never go on
-			}
-			return true
-		})
+		n := &node{config: config.Nodes[0], load: nodepool.NewLoad(1), checks: newChecks()}
+		view := newCluster(time.Now(), &Config{})
 		var running sync.WaitGroup
-		running.Go(func() { m.run(ctx) })
+		running.Go(func() {
+			for _, next := range view.run(ctx) {
+				down = down || next.nodes[0].Status == StatusDown
+				if said++; said == 1000 {
+					cancel() // else time would never go on
+				}
+			}
+		})
+		view.tell(membership{asConfigured([]*node{n}), time.Now()})
+		running.Go(func() { newMonitor(n, view, config).run(ctx) })
 		time.Sleep(500 * time.Millisecond)
 		c.Node("pg1").Freeze()
 		time.Sleep(DefaultCheckInterval + DefaultCheckTimeout) // it is suspect
@@ -428,7 +486,7 @@ func TestSlowHookKeepsNoDeadNodeAlive(t *testing.T) {
 			defer cancel()
 			_, err = conn.Exec(ctx, "write lost")
 		})
-		if !is[*NodeDownError](err) || took > DefaultDownTimeout+3*600*time.Millisecond {
+		if !pgerr.Is[*NodeDownError](err) || took > DefaultDownTimeout+3*600*time.Millisecond {
 			t.Errorf("after %v: %v", took, err)
 		}
 		c.Node("pg1").Heal()
@@ -689,7 +747,7 @@ func TestReadOnlySpellOfNewSessionsAloneIsSeenAndItsEndToo(t *testing.T) {
 						}
 					}
 				})
-				if took > min(spell, maxRenewal)+DefaultCheckInterval*11/10 {
+				if took > min(spell, maxReopenPause)+DefaultCheckInterval*11/10 {
 					t.Errorf("PostgreSQL %s: written again %v after a spell of %v", version, took, spell)
 				}
 			}

@@ -1,7 +1,6 @@
 package hasql
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -10,18 +9,18 @@ import (
 
 // observing returns a function that makes the snapshot after an answer of one of so many nodes, and queues its events.
 func observing(nodes int) (observe func(node int, r Report)) {
-	pm := &PoolManager{log: zap.NewNop(), events: newEventQueue()}
-	states := make([]NodeState, nodes)
-	for i := range states {
-		states[i] = NodeState{Name: fmt.Sprintf("pg%d", i), index: i, load: &nodeLoad{limit: 10}, Cause: errNotProbed}
-	}
-	now, probe := time.Unix(1_000_000, 0), uint64(0)
-	c := newCluster(states, now, rules{}, pm.announce)
+	reporter := newReporter(zap.NewNop(), Hooks{})
+	w := newWorld(nodes).unheard()
+	now, probe := w.now, uint64(0)
+	c := newCluster(now, &Config{})
+	c.publish(c.snapshot(), w.s)
 	observe = func(node int, r Report) {
 		probe++
 		now = now.Add(time.Millisecond)
 		prev := c.snapshot()
-		c.publish(prev, reduce(prev, observation{node: node, probe: probe, sent: now, at: now.Add(time.Microsecond), report: &r}, c.rules))
+		next := reduce(prev, observation{node: w.node(node), probe: probe, sent: now, at: now.Add(time.Microsecond), report: &r}, c.rules)
+		c.publish(prev, next)
+		reporter.announce(prev, next)
 	}
 	for i := range nodes {
 		observe(i, replica(1000))

@@ -9,13 +9,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pghasql/hasql/internal/dsn"
 )
 
 // TestOptionsPageHasEveryOption keeps docs/options.md complete: every key of a DSN, every field of Config, every balancer and
 // every option of a route. Keys that are accepted only to be refused in other values are left out.
 func TestOptionsPageHasEveryOption(t *testing.T) {
 	page := readText(t, "docs/options.md")
-	want := slices.Concat(slices.Collect(maps.Keys(options)), poolOptions, slices.Collect(maps.Keys(balancers)), slices.Collect(maps.Keys(sessionTargets)))
+	want := slices.Concat(slices.Collect(maps.Keys(settings)), dsn.PoolKeys, slices.Collect(maps.Keys(balancers)), slices.Collect(maps.Keys(sessionTargets)))
 	for field := range reflect.TypeFor[Config]().Fields() {
 		if field.IsExported() && field.Name != "Nodes" {
 			want = append(want, field.Name)

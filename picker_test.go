@@ -5,16 +5,30 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/pghasql/hasql/internal/nodepool"
 )
 
 // fleet makes candidates with the given latencies.
 func fleet(latencies ...time.Duration) []Candidate {
 	cs := make([]Candidate, len(latencies))
 	for i, l := range latencies {
-		load := &nodeLoad{limit: 10}
-		cs[i] = Candidate{NodeState: &NodeState{index: i, load: load}, Latency: l, load: load}
+		load := nodepool.NewLoad(10)
+		cs[i] = Candidate{NodeState: &NodeState{node: &node{load: load}}, Latency: l, load: load}
 	}
-	return prepared(cs)
+	return indexed(cs)
+}
+
+// loaded is the load of a pool of that many connections of which so many are lent.
+func loaded(limit, lent int) *nodepool.Load {
+	load := nodepool.NewLoad(limit)
+	for range lent {
+		load.Take()
+	}
+	for range -lent { // a release may be counted before its acquire
+		load.GiveBack()
+	}
+	return load
 }
 
 func equal(n int) []Candidate {
@@ -93,13 +107,13 @@ func TestRoundRobinGoesInOrder(t *testing.T) {
 
 func TestGreedyTakesTheMostFree(t *testing.T) {
 	cs := equal(3)
-	cs[0].load.lent.Store(4)
-	cs[1].load.lent.Store(2)
-	cs[2].load.lent.Store(3)
+	cs[0].load = loaded(10, 4)
+	cs[1].load = loaded(10, 2)
+	cs[2].load = loaded(10, 3)
 	if i := Greedy().Pick(cs); i != 1 {
 		t.Errorf("picked %d", i)
 	}
-	cs[0].load.limit = 40 // 36 free
+	cs[0].load = loaded(40, 4) // 36 free
 	if i := Greedy().Pick(cs); i != 0 {
 		t.Errorf("picked %d", i)
 	}
@@ -127,10 +141,9 @@ func TestLeastLoadedStaysInTheLatencyWindow(t *testing.T) {
 
 func TestLeastLoadedPrefersTheLessLoadedOfTwo(t *testing.T) {
 	cs := equal(3)
-	cs[0].load.lent.Store(9)
-	cs[1].load.lent.Store(1)
-	cs[2].load.limit, cs[2].load.limit = 100, 100
-	cs[2].load.lent.Store(20) // as full as twice node 1
+	cs[0].load = loaded(10, 9)
+	cs[1].load = loaded(10, 1)
+	cs[2].load = loaded(100, 20) // as full as twice node 1
 	got := shares(LeastLoaded(), cs, picks)
 	for i, want := range []float64{0, 2.0 / 3, 1.0 / 3} { // 0 loses to both, 1 wins against both
 		near(t, fmt.Sprint("node ", i), got[i], want)

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
@@ -203,7 +204,7 @@ func TestCancelledAcquiresLeaveNothingBehind(t *testing.T) {
 		}
 		all.Wait()
 		synctest.Wait()
-		if lent := pm.pools[0].load.inUse(); lent != 4 {
+		if lent := poolsOf(pm)[0].InUse(); lent != 4 {
 			t.Errorf("%d connections count as in use, 4 are", lent)
 		}
 		if conns := c.Node("pg1").Conns(); conns != 5 { // and the monitor's
@@ -239,7 +240,7 @@ func TestWaitForASnapshot(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		err := pm.WaitFor(ctx, master("pg4:5432"))
-		if !is[*NoNodeError](err) || !errors.Is(err, context.DeadlineExceeded) {
+		if !pgerr.Is[*NoNodeError](err) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a node that does not exist: %v", err)
 		}
 		at(time.Minute, func() { _ = pm.Close(context.Background()) })
@@ -313,7 +314,7 @@ func TestWaitNextCheckWithANodeThatHangsAlready(t *testing.T) {
 		pm := open(t, c, func(config *Config) { config.DownTimeout = time.Hour })
 		ready(t, pm)
 		c.Node("pg3").Freeze()
-		pm.monitors[2].wish()
+		nodesOf(pm)[2].checks.checkNow()
 		time.Sleep(DefaultRecoveryInterval) // now it is being asked, and nobody knows yet that it hangs
 		for _, most := range []time.Duration{DefaultCheckTimeout, DefaultRecoveryInterval} {
 			if took := timed(func() {
@@ -674,6 +675,15 @@ func TestMasterAsReplicaWeightIsAShare(t *testing.T) {
 		c.Node("pg2").Kill()
 		c.Node("pg3").Kill()
 		synctest.Wait()
-		acquire(t, pm.Replica(WithMasterAsReplicaWeight(1)).Acquire).Release() // the master alone is left, and all is its share
+		for range 20 { // with the master alone no draw decides
+			acquire(t, pm.Replica(WithMasterAsReplicaWeight(1)).Acquire).Release()
+			acquire(t, pm.Replica(WithMasterAsReplicaWeight(0.3), WithFallbackMaster(true)).Acquire).Release()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if conn, err := pm.Replica(WithMasterAsReplicaWeight(0.9)).Acquire(ctx); err == nil {
+				conn.Release()
+				t.Fatal("the master took a share of reads that no replica shares")
+			}
+			cancel()
+		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pghasql/hasql/internal/nodepool"
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
@@ -301,7 +302,7 @@ func TestFirstServesAloneWhileItFits(t *testing.T) {
 		time.Sleep(time.Second)
 		reads("the first is not", "pg3")
 		c.Node("pg2").Start()
-		time.Sleep(2*time.Second + riseTime)
+		time.Sleep(2*time.Second + slowStart)
 		reads("it is back", "pg2")
 		conn := acquire(t, pm.Default().Acquire) // any node: the master is the first
 		defer conn.Release()
@@ -345,7 +346,7 @@ func TestDialsThatHangDoNotHangOneAfterAnother(t *testing.T) {
 			}
 			all.Wait()
 		})
-		if took > 2*defaultConnectTimeout+100*time.Millisecond {
+		if took > 2*nodepool.DefaultConnectTimeout+100*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
 		if s := status(pm, "pg2"); s != StatusUp {
@@ -501,8 +502,8 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 		ready(t, pm)
 		held := acquire(t, pm.AcquireMaster)
 		config := held.Conn().Config()
-		gate := pm.pools[0].dials
-		gate.begin()
+		pool := poolsOf(pm)[0]
+		pool.NewStart()
 		connect := func() {
 			conn, err := pgx.ConnectConfig(context.WithValue(t.Context(), usersOwn{}, true), config)
 			if err != nil {
@@ -513,10 +514,10 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		for range 2 * firstDials {
+		for range 2 * nodepool.FirstDials {
 			connect()
 		}
-		if n := len(gate.free); n != firstDials {
+		if _, n, _ := pool.Dials(); n != nodepool.FirstDials {
 			t.Errorf("%d dials at once are allowed after those of the user's own", n)
 		}
 		c.Node("pg1").Latency(100 * time.Millisecond)
@@ -541,8 +542,8 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 		if tracer.dials != 11 {
 			t.Errorf("%d dials", tracer.dials)
 		}
-		if n := len(gate.free); n != gate.limit || n != gate.places {
-			t.Errorf("%d of %d places are free, of which there shall be %d", n, gate.places, gate.limit)
+		if places, n, limit := pool.Dials(); n != limit || n != places {
+			t.Errorf("%d of %d places are free, of which there shall be %d", n, places, limit)
 		}
 	})
 }
@@ -583,9 +584,9 @@ func TestConnectionsThatAreBeingMadeAreNotTakenForHijacked(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		c.Node("pg1").Start()
 		time.Sleep(20 * time.Second)
-		for i, p := range pm.pools {
-			if lent, open := p.load.lent.Load(), p.load.open.Load(); lent != 0 || open != int64(p.pool.Stat().TotalConns()) {
-				t.Errorf("node %d: %d lent, %d open of %d", i, lent, open, p.pool.Stat().TotalConns())
+		for i, p := range poolsOf(pm) {
+			if lent, open := p.InUse(), p.Open(); lent != 0 || open != int(p.Stat().TotalConns()) {
+				t.Errorf("node %d: %d lent, %d open of %d", i, lent, open, p.Stat().TotalConns())
 			}
 		}
 	})
@@ -717,7 +718,7 @@ func TestReadsGoOnWhileASpareConnectionIsDialled(t *testing.T) {
 		pm := open(t, c)
 		ready(t, pm)
 		conns := func() int32 {
-			return pm.pools[1].pool.Stat().TotalConns() + pm.pools[2].pool.Stat().TotalConns()
+			return poolsOf(pm)[1].Stat().TotalConns() + poolsOf(pm)[2].Stat().TotalConns()
 		}
 		first, second := acquire(t, pm.AcquireReplica), acquire(t, pm.AcquireReplica) // of the least loaded each
 		first.Release()
@@ -754,7 +755,7 @@ func TestPoolOfAReturningNodeIsFilledWhateverElseItHasToDo(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(450 * time.Millisecond)
-		if n := pm.pools[0].pool.Stat().IdleConns(); n != 20 {
+		if n := poolsOf(pm)[0].Stat().IdleConns(); n != 20 {
 			t.Errorf("%d connections", n)
 		}
 	})

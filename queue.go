@@ -7,86 +7,91 @@ import (
 	"math"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/internal/nodepool"
 )
 
 const (
 	// patience is how long an acquire waits for a connection of one node before it looks whether another node has one
-	// sooner. It is longer than most statements take, so that a pool that is full for a moment keeps its acquires, and those
-	// of a zone stay in it. From then on it looks less and less often, at least once in maxPatience.
+	// sooner. It is longer than most statements take. So acquires stay with a pool that is full for a moment, and
+	// acquires of a zone stay in their zone. After that the acquire looks less and less often, at least once in
+	// maxPatience.
 	patience    = 20 * time.Millisecond
 	maxPatience = 8 * patience
 )
 
-// errElsewhere ends the wait for a connection of one node because another node has one sooner.
+// errElsewhere ends the wait for a connection of one node because another node has a connection sooner.
 var errElsewhere = errors.New("another node has a connection sooner")
 
-// errChanged is the node that was picked, when it is no longer what it was picked for.
+// errChanged says that the picked node has changed and may no longer fit.
 var errChanged = errors.New("the node has changed")
 
-// borrow gets a connection of one of the candidates: of the one that was picked, unless another one has a connection sooner.
-// It returns the node that it came to.
-func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed map[int]error, since time.Time) (*pgxpool.Conn, *Candidate, error) {
-	var claimed *Candidate // a node where a connection is counted as lent to us
-	if c.load.free() <= 0 && len(choice.fit) > 1 {
+// borrow gets a connection of the picked candidate, or of another one that has a connection sooner. It returns the
+// candidate that the connection belongs to.
+func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed map[*node]error, since time.Time) (*pgxpool.Conn, *Candidate, error) {
+	var claimed *Candidate // a node that counts one connection as lent to this acquire
+	if c.load.Free() <= 0 && len(choice.fit) > 1 {
 		claimed = r.spare(choice.fit, c, true, c.Latency+latencyWindow)
 	}
 	for {
 		if claimed != nil {
 			c = claimed
 		} else {
-			c.load.lent.Add(1)
+			c.load.Take()
 		}
-		service := r.pm.pools[c.index].service.Load()
-		if !r.fits(c) { // it changed before we got hold of its service, which therefore would not tell us
-			c.load.lent.Add(-1)
+		generation := c.node.pool.Generation()
+		if !r.fits(c) { // the node changed before Generation was called, so this generation does not end with that change
+			c.load.GiveBack()
 			return nil, c, errChanged
 		}
-		p := r.enqueue(ctx, service, c, failed, since)
-		conn, err := r.pm.pools[c.index].borrow(p)
-		claimed = p.leave()
+		p := r.enqueue(ctx, generation, c, failed, since)
+		conn, err := c.node.pool.Borrow(&p.Wait)
+		claimed = p.giveUp()
 		if claimed == nil {
 			return conn, c, err
 		}
-		if err == nil { // both came at once
-			claimed.load.lent.Add(-1)
+		if err == nil { // both connections came at the same time
+			claimed.load.GiveBack()
 			return conn, c, nil
 		}
 	}
 }
 
-// place is the place of an acquire in the queue of one node's pool. It is kept until another node has a connection to
-// spare, which is claimed first: so nobody gives his place up for a connection that somebody else gets, and a cluster whose
-// pools are all full serves in the order of arrival.
+// place is the place of an acquire in the queue of one node's pool. The acquire keeps its place until another node has a
+// connection to spare, and claims that connection before it leaves. So no acquire gives up its place for a connection
+// that another one gets. If all pools of a cluster are full, acquires are served in the order of their arrival.
 type place struct {
-	bound
+	nodepool.Wait
 	route  *Route
 	at     *Candidate
-	failed map[int]error // nodes that could not be connected to
-	since  time.Time     // when the acquire began to wait, for whichever node
-	began  time.Time     // when it began to wait here
-	looked time.Time     // when it last looked for a better one
+	failed map[*node]error // nodes that could not be connected to
+	since  time.Time       // when the acquire began to wait for any node
+	began  time.Time       // when the acquire began to wait in this queue
+	looked time.Time       // when the acquire last looked for a better node
 
 	mu   sync.Mutex
-	over bool       // it got a connection, or goes elsewhere, or gave up
-	to   *Candidate // where a connection is claimed
+	over bool       // whether the acquire got a connection, goes to another node, or gave up
+	to   *Candidate // the node where a connection is claimed
 }
 
-// enqueue takes a place in the queue of a node, and has somebody look after it unless no other node can come to fit.
-func (r *Route) enqueue(ctx context.Context, service *service, at *Candidate, failed map[int]error, since time.Time) *place {
+// enqueue takes a place in the queue of a node. If another node may come to fit, it also starts the node's lookout.
+func (r *Route) enqueue(ctx context.Context, generation *nodepool.Generation, at *Candidate, failed map[*node]error, since time.Time) *place {
 	p := &place{route: r, at: at, failed: maps.Clone(failed), since: since, began: time.Now()}
-	if len(r.pm.pools) > 1 && (r.want.target != TargetMaster || r.pm.config.MultiMaster) {
-		p.place = p
-		defer r.pm.pools[at.index].startLooking()
+	if r.cluster.snapshot().Len() > 1 && (r.criteria.target != TargetMaster || r.config.MultiMaster) {
+		p.Holder = p
+		defer at.node.startLooking()
 	}
-	p.bind(ctx, service)
+	p.Bind(ctx, generation)
 	return p
 }
 
-// keep ends the looking: there is a connection.
+// Keep ends the search for a better node, because there is a connection.
+func (p *place) Keep() { p.keep() }
+
+// keep does the work of Keep. It returns the node where a connection is claimed, or nil.
 func (p *place) keep() *Candidate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -94,9 +99,9 @@ func (p *place) keep() *Candidate {
 	return p.to
 }
 
-// leave gives the place up, and returns the node where a connection is claimed, if any is.
-func (p *place) leave() *Candidate {
-	p.release()
+// giveUp gives up the place. It returns the node where a connection is claimed, or nil.
+func (p *place) giveUp() *Candidate {
+	p.Release()
 	return p.keep()
 }
 
@@ -113,57 +118,59 @@ func (p *place) look(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.over {
-		better.load.lent.Add(-1)
+		better.load.GiveBack()
 		return
 	}
 	p.over, p.to = true, better
-	p.end(errElsewhere)
+	p.End(errElsewhere)
 }
 
-// better returns a node that has a connection sooner, which is counted as lent then.
-func (p *place) better() *Candidate {
+// better returns a node that has a connection sooner, and counts that connection as lent. It runs on the goroutine of a
+// timer, where a panic of the user's Picker would end the process. After such a panic the acquire keeps its place. If the
+// Picker also panics in the goroutine of an acquire, that acquire ends with the panic.
+func (p *place) better() (c *Candidate) {
+	defer func() {
+		if recover() != nil {
+			c = nil
+		}
+	}()
 	t := p.route.current()
 	if t.snapshot.closed {
 		return nil
 	}
 	others := t.all
-	if len(p.failed) > 0 && p.looked.Sub(p.began) < maxDialBackoff { // by then they are worth another try
-		choice := t.snapshot.candidates(&p.route.want, p.failed)
+	if len(p.failed) > 0 && p.looked.Sub(p.began) < nodepool.MaxDialBackoff { // after MaxDialBackoff the failed nodes are worth another try
+		choice := t.snapshot.candidates(&p.route.criteria, withoutIdle(p.failed))
 		others = choice.all
 	}
-	if c := p.route.spare(others, p.at, p.at.load.free() < 0, math.MaxInt64); c != nil {
+	if c := p.route.spare(others, p.at, p.at.load.Free() < 0, math.MaxInt64); c != nil {
 		return c
 	}
 	return p.route.faster(others, p.at)
 }
 
-// lookout looks after those who wait for a connection of a node.
-type lookout struct {
-	on     atomic.Bool // whether somebody waits
-	served []int64     // by each node, when this one lent its last connection, as far as was seen
-}
-
-func (n *nodePool) startLooking() {
+func (n *node) startLooking() {
 	if !n.lookout.on.Load() && !n.lookout.on.Swap(true) {
 		time.AfterFunc(patience, n.look)
 	}
 }
 
-// look has everybody look who waits, in the order of arrival, and comes again until nobody does.
-func (n *nodePool) look() {
-	now, places := time.Now(), n.service.Load().places()
+// look lets every waiting acquire look for a better node, in the order of arrival. It runs again as long as an acquire
+// waits.
+func (n *node) look() {
+	now, places := time.Now(), n.places()
 	if len(places) == 0 {
 		n.lookout.served = nil
 		n.lookout.on.Store(false)
-		if len(n.service.Load().places()) > 0 { // who came meanwhile took it for on
+		if len(n.places()) > 0 { // an acquire that came meanwhile saw that the lookout was on
 			n.startLooking()
 		}
 		return
 	}
-	if pools := places[0].route.pm.pools; n.lookout.served == nil || n.lookout.served[places[0].at.index] != n.load.served() {
-		n.lookout.served = n.lookout.served[:0]
-		for _, pool := range pools {
-			n.lookout.served = append(n.lookout.served, pool.load.served())
+	if n.lookout.served == nil || n.lookout.served[n] != n.served() {
+		n.lookout.served = make(map[*node]int64)
+		for other := range places[0].route.cluster.snapshot().members() {
+			n.lookout.served[other] = other.served()
 		}
 	}
 	for _, p := range places {
@@ -172,50 +179,58 @@ func (n *nodePool) look() {
 	time.AfterFunc(patience, n.look)
 }
 
-// places returns the places of those who wait, in the order of arrival.
-func (s *service) places() (places []*place) {
-	s.mu.Lock()
-	for b := range s.waits {
-		if b.place != nil {
-			places = append(places, b.place)
-		}
+// places returns the places of the waiting acquires, in the order of arrival.
+func (n *node) places() (places []*place) {
+	for _, holder := range n.pool.Generation().Holders() {
+		places = append(places, holder.(*place))
 	}
-	s.mu.Unlock()
 	slices.SortFunc(places, func(p, q *place) int { return p.since.Compare(q.since) })
 	return places
 }
 
-// spare claims a connection of another node that has one to spare and is near enough. Where several have, the Picker
-// chooses among them alone. A connection that is yet to be dialled is better than a full pool only.
+// spare claims a connection of another node that has one to spare and is near enough. If several nodes have one, the
+// Picker chooses among them. A connection that must be dialled first counts only if full is true: it is better than a
+// full pool, but not better than a connection that comes soon.
 func (r *Route) spare(cs []Candidate, at *Candidate, full bool, farthest time.Duration) *Candidate {
 	var free []Candidate
 	for i := range cs {
 		c := &cs[i]
-		if c.index != at.index && c.Latency <= farthest && (c.load.idle() || full && c.load.free() > 0) &&
-			(!c.rising || r.pm.pools[c.index].risen(c.Since)) {
+		if c.node != at.node && c.Latency <= farthest && (c.load.Idle() || full && c.load.Free() > 0) &&
+			(!c.slowStarting || c.node.admittedBySlowStart(c.Since)) {
 			free = append(free, *c)
 		}
 	}
-	if c := r.pickOf(prepared(free)); c != nil && c.load.claim() {
+	if c := r.pickOf(indexed(free)); c != nil && c.load.Claim() {
 		return c
 	}
 	return nil
 }
 
-// faster goes to the queue of a node that has lent more connections than that queue is long, while the one at hand lent
-// none.
+// faster joins the queue of another node if that node has lent more connections than its queue is long, while the present
+// node lent none.
 func (r *Route) faster(cs []Candidate, at *Candidate) *Candidate {
-	served := r.pm.pools[at.index].lookout.served
+	served := at.node.lookout.served
+	if at.node.served() != served[at.node] {
+		return nil
+	}
 	var faster []Candidate
 	for i := range cs {
 		c := &cs[i]
-		if c.index != at.index && at.load.served() == served[at.index] && c.load.served()-served[c.index] > int64(max(0, -c.load.free())) {
+		before, known := served[c.node]
+		if known && c.node != at.node && c.node.served()-before > int64(max(0, -c.load.Free())) {
 			faster = append(faster, *c)
 		}
 	}
-	c := r.pickOf(prepared(faster))
+	c := r.pickOf(indexed(faster))
 	if c != nil {
-		c.load.lent.Add(1)
+		c.load.Take()
 	}
 	return c
+}
+
+// withoutIdle returns the nodes that have no idle connection.
+func withoutIdle(nodes map[*node]error) map[*node]error {
+	left := maps.Clone(nodes)
+	maps.DeleteFunc(left, func(n *node, _ error) bool { return n.load.Idle() })
+	return left
 }

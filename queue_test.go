@@ -195,8 +195,8 @@ func TestSaturatedClusterServesInOrder(t *testing.T) {
 		}
 		all.Wait()
 		synctest.Wait()
-		for i, p := range pm.pools {
-			if n := p.load.inUse(); n != 0 {
+		for i, p := range poolsOf(pm) {
+			if n := p.InUse(); n != 0 {
 				t.Errorf("%d connections of node %d count as lent", n, i)
 			}
 		}
@@ -230,7 +230,7 @@ func TestFreePlaceIsTakenByOneOfAThousandThatWaitElsewhere(t *testing.T) {
 		others[0].Release()
 		time.Sleep(time.Minute)
 		// One was served, and one expects to be, by the next place that comes free.
-		if n, m := pm.pools[1].load.inUse()-4, pm.pools[2].load.inUse()-4; len(served) != 1 || n != 998 || m != 1 {
+		if n, m := poolsOf(pm)[1].InUse()-4, poolsOf(pm)[2].InUse()-4; len(served) != 1 || n != 998 || m != 1 {
 			t.Errorf("%d of a thousand were served, %d still queue at their own node, %d at the other", len(served), n, m)
 		}
 		cancel()
@@ -255,7 +255,7 @@ func TestNodeThatComesUpTakesOverFromAQueue(t *testing.T) {
 				t.Errorf("served by %s", got)
 			}
 		})
-		if limit := time.Second + DefaultCheckInterval*11/10 + riseTime; took > limit {
+		if limit := time.Second + DefaultCheckInterval*11/10 + slowStart; took > limit {
 			t.Errorf("it took %v", took)
 		}
 	})
@@ -306,8 +306,8 @@ func TestPlaceElsewhereIsGivenBackWhenBothComeAtOnce(t *testing.T) {
 			conn.Release()
 			releaseAll(held[1:])
 			synctest.Wait()
-			for i, p := range pm.pools {
-				if n := p.load.inUse(); n != 0 {
+			for i, p := range poolsOf(pm) {
+				if n := p.InUse(); n != 0 {
 					t.Errorf("%d connections of node %d count as lent", n, i)
 				}
 			}
@@ -338,5 +338,68 @@ func TestWaiterReturnsToANodeWhoseDialFailedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn.Release()
+	})
+}
+
+func TestConnectionThatIsReleasedAtANodeThatRefusesOthersServesWhoeverWaits(t *testing.T) {
+	for name, wait := range map[string]func(t *testing.T, pm *PoolManager) (route *Route, held []*pgxpool.Conn){
+		"for that node": func(_ *testing.T, pm *PoolManager) (*Route, []*pgxpool.Conn) { return pm.Master(), nil },
+		"in another one's queue": func(t *testing.T, pm *PoolManager) (*Route, []*pgxpool.Conn) {
+			return pm.Default(), append(occupy(t, pm.Default(WithZone("near")), "pg2"), occupy(t, pm.Default(WithZone("far")), "pg3")...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				pm := open(t, c, func(config *Config) { config.Nodes[1].Zone, config.Nodes[2].Zone = "near", "far" })
+				ready(t, pm)
+				lent := acquire(t, pm.AcquireMaster)
+				route, held := wait(t, pm)
+				c.Node("pg1").RefuseLogin("53300", "sorry, too many clients already")
+				for _, after := range []time.Duration{time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 4500 * time.Millisecond} {
+					at(after, lent.Release)
+					var conn *pgxpool.Conn
+					if took := timed(func() { conn = acquire(t, route.Acquire) }); took > after+maxPatience || took > 2*(after+patience) {
+						t.Errorf("released after %v, got after %v", after, took)
+					}
+					if got := nodeOf(t, conn); got != "pg1" {
+						t.Errorf("served by %s", got)
+					}
+					lent = conn
+				}
+				lent.Release()
+				releaseAll(held)
+			})
+		})
+	}
+}
+
+func TestPickerThatPanicsWhileAnAcquireWaitsEndsNoProcess(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		var panics atomic.Int64
+		var broken atomic.Bool
+		pm := open(t, c, func(config *Config) {
+			config.Picker = PickerFunc(func([]Candidate) int {
+				if broken.Load() {
+					panics.Add(1)
+					panic("a mistake of the Picker's")
+				}
+				return 0
+			})
+		})
+		ready(t, pm)
+		write := pm.Default()
+		held := append(occupy(t, write, "pg1"), append(occupy(t, write, "pg2"), occupy(t, write, "pg3")...)...)
+		var waiter sync.WaitGroup
+		waiter.Go(func() { acquire(t, write.Acquire).Release() })
+		synctest.Wait()
+		broken.Store(true)
+		releaseAll(held[4:]) // of the others, so that there is a choice of two
+		time.Sleep(time.Second)
+		if panics.Load() == 0 {
+			t.Error("nobody looked for a better place")
+		}
+		broken.Store(false)
+		releaseAll(held[:4])
+		waiter.Wait()
 	})
 }

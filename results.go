@@ -9,9 +9,11 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/internal/nodepool"
 )
 
-// statement is a query, and where to ask it again.
+// statement is a query, and the route on which it may run again.
 type statement struct {
 	route *Route
 	ctx   context.Context
@@ -19,35 +21,38 @@ type statement struct {
 	args  []any
 }
 
-// again reports whether to ask once more after err, which ended the query.
+// again reports whether to run the query once more after err ended it.
 func (s *statement) again(from origin, err error) bool {
-	return repeatable(s.sql, s.args) && s.route.leaves(s.ctx, from, err)
+	return repeatable(s.sql, s.args) && s.route.provesShutdown(s.ctx, from, err)
 }
 
-// rows own their connection until they are closed.
-type rows struct {
+// routedRows own their connection until they are closed.
+type routedRows struct {
 	pgx.Rows
 	statement
-	conn  *pgxpool.Conn // nil once it is released
-	lent  *Snapshot     // when the connection was
-	from  origin        // of rows that ended with an error
-	final bool          // not to be asked for again: the caller has seen a row, or has closed them
+	conn *pgxpool.Conn // nil once it is released
+	lent *Snapshot     // when the connection was
+	from origin        // of rows that ended with an error
+	// unreplicated is a NotReplicatedError of rows that ended otherwise well.
+	unreplicated error
+	final        bool // not to be asked for again: the caller has seen a row, or has closed them
 }
 
-// open asks for the rows.
-func (r *rows) open() error {
+// open runs the query.
+func (r *routedRows) open() error {
 	for {
 		conn, err := r.route.Acquire(r.ctx)
 		if err != nil {
 			return err
 		}
-		r.lent = r.route.pm.Snapshot()
+		r.lent = r.route.cluster.snapshot()
+		nodepool.ExpectReplication(conn.Conn())
 		rs, err := conn.Query(r.ctx, r.sql, r.args...)
 		if err == nil {
 			r.Rows, r.conn, r.final = rs, conn, false
 			return nil
 		}
-		from := r.route.origin(conn, r.lent)
+		from := r.route.originOf(conn, r.lent)
 		conn.Release()
 		if !r.again(from, err) {
 			return err
@@ -55,34 +60,36 @@ func (r *rows) open() error {
 	}
 }
 
-func (r *rows) Close() {
+func (r *routedRows) Close() {
 	r.final = true
 	r.end()
 }
 
-// end reads what is left, and releases the connection.
-func (r *rows) end() {
+// end reads the remaining rows and releases the connection.
+func (r *routedRows) end() {
 	r.Rows.Close()
 	if r.conn == nil {
 		return
 	}
 	if r.Rows.Err() != nil {
-		r.from = r.route.origin(r.conn, r.lent)
+		r.from = r.route.originOf(r.conn, r.lent)
+	} else {
+		r.unreplicated = replicated(r.conn)
 	}
 	r.conn.Release()
 	r.conn = nil
 }
 
 // Err is nil if the server confirmed the statement before the connection ended.
-func (r *rows) Err() error {
+func (r *routedRows) Err() error {
 	if err := r.Rows.Err(); err != nil && !confirmed(r.sql, r.args, r.CommandTag(), err) {
 		return err
 	}
-	return nil
+	return r.unreplicated
 }
 
 // Next goes on with the next row, of a second try if the first one came to nothing before there was a row.
-func (r *rows) Next() bool {
+func (r *routedRows) Next() bool {
 	for !r.Rows.Next() {
 		r.end()
 		if r.final || !r.repeat() {
@@ -95,7 +102,7 @@ func (r *rows) Next() bool {
 }
 
 // repeat asks again for rows that have ended, if that is called for and safe. It reports whether it did.
-func (r *rows) repeat() bool {
+func (r *routedRows) repeat() bool {
 	err := r.Err()
 	if err == nil || r.CommandTag() != (pgconn.CommandTag{}) || !r.again(r.from, err) {
 		return false
@@ -107,7 +114,7 @@ func (r *rows) repeat() bool {
 	return true
 }
 
-func (r *rows) Scan(dest ...any) error {
+func (r *routedRows) Scan(dest ...any) error {
 	err := r.Rows.Scan(dest...)
 	if err != nil {
 		r.Close()
@@ -115,7 +122,7 @@ func (r *rows) Scan(dest ...any) error {
 	return err
 }
 
-func (r *rows) Values() ([]any, error) {
+func (r *routedRows) Values() ([]any, error) {
 	values, err := r.Rows.Values()
 	if err != nil {
 		r.Close()
@@ -123,12 +130,12 @@ func (r *rows) Values() ([]any, error) {
 	return values, err
 }
 
-// row is the first of rows.
-type row rows
+// routedRow is the first row of routedRows.
+type routedRow routedRows
 
-func (r *row) Scan(dest ...any) error {
-	rows := (*rows)(r)
-	defer rows.Close() // also when a Scanner of the user's panics
+func (r *routedRow) Scan(dest ...any) error {
+	rows := (*routedRows)(r)
+	defer rows.Close() // also if a Scanner of the user panics
 	for _, d := range dest {
 		if _, ok := d.(*pgtype.DriverBytes); ok { // as in pgx: they would be gone once the rows are closed
 			return errors.New("cannot scan into *pgtype.DriverBytes from QueryRow")
@@ -142,25 +149,31 @@ func (r *row) Scan(dest ...any) error {
 			return err
 		}
 		rows.end()
-		// A server that stops may undo the statement after it has sent the row. Then the next try overwrites what was scanned.
+		// A server that stops may undo the statement after it has sent the row. Then the next try overwrites the scanned values.
 		if err := rows.Err(); err == nil || !rows.repeat() {
 			return rows.Err()
 		}
 	}
 }
 
-// batchResults own their connection, unless the batch began a transaction: then that does.
+// batchResults own their connection, unless the batch began a transaction: then the transaction owns it.
 type batchResults struct {
 	pgx.BatchResults
-	conn *pgxpool.Conn
+	conn *pgxpool.Conn // nil once it is released
 	tx   *tx
 }
 
 func (b *batchResults) Close() error {
-	if b.conn != nil {
-		defer b.conn.Release()
+	if b.conn == nil {
+		return b.BatchResults.Close()
 	}
-	return b.BatchResults.Close()
+	conn := b.conn
+	b.conn = nil // a second Close finds no connection to ask
+	defer conn.Release()
+	if err := b.BatchResults.Close(); err != nil {
+		return err
+	}
+	return replicated(conn)
 }
 
 func (b *batchResults) Tx() pgx.Tx {
@@ -170,7 +183,7 @@ func (b *batchResults) Tx() pgx.Tx {
 	return b.tx
 }
 
-// failedRows is what Query returns beside an error: rows in an error state, as pgx does.
+// failedRows is what Query returns together with an error: rows in an error state, as pgx does.
 type failedRows struct {
 	pgx.Rows
 	err error

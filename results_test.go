@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
@@ -61,7 +62,7 @@ func TestStatementThatFindsNoNextServerSaysSo(t *testing.T) {
 				at(500*time.Millisecond, c.Node("pg1").Stop)
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
-				if err := way(ctx, pm.Master(), slow); !is[*NoNodeError](err) || !errors.Is(err, context.DeadlineExceeded) {
+				if err := way(ctx, pm.Master(), slow); !pgerr.Is[*NoNodeError](err) || !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("error %v", err)
 				}
 			})

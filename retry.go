@@ -2,30 +2,31 @@ package hasql
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// origin is where a statement ran: on a connection to node, when the cluster was as lent shows it.
-type origin struct {
-	node *nodePool
-	lent *Snapshot
-}
+// origin is where a statement ran: what its node was when the connection was lent; nil if that is unknown.
+type origin = *NodeState
 
-// origin tells it of a connection that was lent for one statement, and is still held.
-func (r *Route) origin(conn *pgxpool.Conn, lent *Snapshot) origin {
-	if s := socketOf(conn.Conn()); s != nil {
-		return origin{s.pool, lent}
+// originOf tells it of a connection that was lent for one statement, and is still held.
+func (r *Route) originOf(conn *pgxpool.Conn, lent *Snapshot) origin {
+	pool := nodepool.Of(conn.Conn())
+	for i := range lent.nodes {
+		if n := &lent.nodes[i]; n.node.pool == pool {
+			return n
+		}
 	}
-	return origin{}
+	return nil
 }
 
-// leaves reports whether the session of a statement was ended with err because its node is being shut down or restarted, so
+// provesShutdown reports whether the session of a statement was ended with err because its node is being shut down or restarted, so
 // that the statement may run again on the next one. It waits for a probe that begins now:
 // CheckTimeout at most, unless the monitor is in the middle of a probe that hangs, or does not dial again yet.
 //
@@ -35,30 +36,28 @@ func (r *Route) origin(conn *pgxpool.Conn, lent *Snapshot) origin {
 // that came before, see confirmed.
 //
 // pg_terminate_backend sends the same error, but then somebody wanted this very session to end, and the node stays. So the
-// node must be proven to leave: it is down or stale, or has another role or another start than when the connection was
-// lent. A node that is silent, full, or refuses our login proves nothing, nor does one that does not tell when it started.
-func (r *Route) leaves(ctx context.Context, o origin, err error) bool {
-	if !r.want.repeat || o.node == nil || !isFatal(err, "57P01") {
+// node must be proven to leave: nobody accepts sessions there, or it is stale, or it has another role or another start than
+// when the connection was lent. A node that is silent, full, or refuses our login proves nothing, nor does one that does not tell when it started.
+func (r *Route) provesShutdown(ctx context.Context, was origin, err error) bool {
+	if !r.criteria.repeat || was == nil || !pgerr.IsFatal(err, pgerr.AdminShutdown) {
 		return false
 	}
-	i := slices.Index(r.pm.pools, o.node)
-	was := &o.lent.nodes[i]
 	if was.Report.Pooler || was.Report.StartTime.IsZero() || was.Report.SystemID == 0 {
 		return false // a pooler may say so in its own name, whatever became of the statement
 	}
-	monitor := r.pm.monitors[i]
-	monitor.doubted.Store(true)
-	begun := monitor.probes.Load()
-	monitor.wish()
+	checks := was.node.checks
+	checks.reconnect.Store(true)
+	begun := checks.begun.Load()
+	checks.checkNow()
 	var now *NodeState
-	err = r.pm.await(ctx, "probe of "+o.node.name, func(s *Snapshot) bool {
-		now = &s.nodes[i]
-		return now.probe > begun
+	err = r.cluster.await(ctx, "probe of "+was.Name, func(s *Snapshot) bool {
+		now = s.state(was.node)
+		return now == nil || now.probe > begun
 	})
-	if err != nil {
+	if err != nil || now == nil {
 		return false
 	}
-	return now.Status == StatusDown || now.Status == StatusStale ||
+	return now.Status == StatusDown && now.gone || now.Status == StatusStale ||
 		now.Status == StatusUp && now.Role != was.Role || restarted(was, now)
 }
 
@@ -67,17 +66,7 @@ func (r *Route) leaves(ctx context.Context, o origin, err error) bool {
 // of statements may obey an order to stop between the two. In the extended protocol a tag comes before the commit; pgx
 // drops it when the connection ends.
 func confirmed(sql string, args []any, tag pgconn.CommandTag, err error) bool {
-	return tag != (pgconn.CommandTag{}) && disconnected(err) && !rewritten(args) && isSingle(afterComments(sql))
-}
-
-// disconnected reports whether err is the end of the connection: by the server's last word, or without one.
-func disconnected(err error) bool { return is[*endError](err) || isFatal(err, "") }
-
-// isFatal reports whether err is what the server said when it ended the session, with the SQLSTATE code unless that is
-// empty. A FATAL of PostgreSQL's own is meant, not an ERROR that quotes one.
-func isFatal(err error, code string) bool {
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pgErr.SeverityUnlocalized == "FATAL" && (code == "" || pgErr.Code == code)
+	return tag != (pgconn.CommandTag{}) && nodepool.IsEnd(err) && !rewritten(args) && isSingle(afterComments(sql))
 }
 
 // repeatable reports whether a statement can be undone as a whole: it is a single one, and of a kind that cannot commit

@@ -14,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
@@ -63,7 +65,7 @@ func TestOnlyWhatCanBeUndoneIsRepeatable(t *testing.T) {
 		if got := repeatable(sql, nil); got != want {
 			t.Errorf("%q: %v", sql, got)
 		}
-		end, tag := newEndError("pg1", io.EOF, false), pgconn.NewCommandTag("INSERT 0 1")
+		end, tag := nodepool.NewEndError("pg1", io.EOF), pgconn.NewCommandTag("INSERT 0 1")
 		if several := strings.Contains(sql, "; commit") || strings.Contains(sql, " b values"); several && confirmed(sql, nil, tag, end) {
 			t.Errorf("%q: the tag may be the first one's", sql)
 		}
@@ -255,7 +257,7 @@ func TestTagOfSeveralStatementsProvesNothing(t *testing.T) {
 			})
 			pm := open(t, c)
 			ready(t, pm)
-			if _, err := pm.Master().Exec(t.Context(), "insert x; insert y"); !isFatal(err, ended.Code) {
+			if _, err := pm.Master().Exec(t.Context(), "insert x; insert y"); !pgerr.IsFatal(err, ended.Code) {
 				t.Errorf("error %v", err)
 			}
 		})
@@ -386,12 +388,46 @@ func TestStatementWhoseSessionIsTerminatedIsNotRepeatedWhateverElseIsWrong(t *te
 				ready(t, pm)
 				at(500*time.Millisecond, func() { does(c.Node("pg1")) })
 				at(10*time.Second, c.Node("pg2").Promote)
-				if _, err := pm.Master().Exec(t.Context(), slow); !isFatal(err, "57P01") || ran != 1 {
+				if _, err := pm.Master().Exec(t.Context(), slow); !pgerr.IsFatal(err, pgerr.AdminShutdown) || ran != 1 {
 					t.Errorf("it ran %d times: %v", ran, err)
 				}
 			})
 		})
 	}
+}
+
+// A node that is down because it is silent is not proven to be shut down: what hangs may go on.
+func TestStatementIsNotRepeatedWhereTheNodeIsDownByMereSilence(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		ran := 0
+		c.Handle(slow, func(s *pgfake.Session, args []string) (*pgfake.Result, error) {
+			ran++
+			return slowly(s, args)
+		}, pgfake.Text("slow"))
+		var hangs atomic.Bool
+		pm := open(t, c, func(config *Config) {
+			config.Checker = CheckerFunc(func(ctx context.Context, conn *pgx.Conn) (Report, error) {
+				if hangs.Load() && conn.Config().Host == "pg1" {
+					<-ctx.Done()
+					return Report{}, ctx.Err()
+				}
+				return StandardChecker{}.Check(ctx, conn)
+			})
+		})
+		ready(t, pm)
+		at(400*time.Millisecond, func() {
+			hangs.Store(true)
+			nodesOf(pm)[0].checks.checkNow()
+		})
+		at(500*time.Millisecond, c.Node("pg1").TerminateAll) // while it is being asked
+		at(10*time.Second, c.Node("pg2").Promote)
+		if _, err := pm.Master().Exec(t.Context(), slow); !pgerr.IsFatal(err, pgerr.AdminShutdown) || ran != 1 {
+			t.Errorf("it ran %d times: %v", ran, err)
+		}
+		if s := status(pm, "pg1"); s != StatusDown {
+			t.Errorf("the node is %v", s)
+		}
+	})
 }
 
 // What was known of a node before the session ended may be over: it was down for a moment, and is not being shut down.
@@ -421,7 +457,7 @@ func TestNodeThatWasDownBeforeTheErrorDoesNotLeave(t *testing.T) {
 			pg1.StartingUp(false)
 			pg1.Terminate(pid.Load())
 		})
-		if _, err := pm.Master().Exec(t.Context(), slow); !isFatal(err, "57P01") || ran != 1 {
+		if _, err := pm.Master().Exec(t.Context(), slow); !pgerr.IsFatal(err, pgerr.AdminShutdown) || ran != 1 {
 			t.Errorf("it ran %d times: %v", ran, err)
 		}
 	})
@@ -501,7 +537,7 @@ func TestTransactionThatNeverBeginsEndsWithItsBudget(t *testing.T) {
 		pm := open(t, c, func(config *Config) { config.AcquireTimeout = 10 * time.Second })
 		ready(t, pm)
 		started := time.Now()
-		if _, err := pm.Master().Begin(t.Context()); !isFatal(err, "08P01") {
+		if _, err := pm.Master().Begin(t.Context()); !pgerr.IsFatal(err, "08P01") {
 			t.Error(err)
 		}
 		if took := time.Since(started); took < 9*time.Second || took > 10*time.Second || began > 40 {
@@ -569,7 +605,7 @@ func TestEveryWriteGetsThroughASwitchover(t *testing.T) {
 				for i := range 200 {
 					token := fmt.Sprint(w, "/", i)
 					_, err := pm.Master().Exec(t.Context(), "insert $1", token)
-					unanswered := is[*endError](err) && !pgconn.SafeToRetry(err)
+					unanswered := pgerr.Is[*nodepool.EndError](err) && !pgconn.SafeToRetry(err)
 					if err != nil && !unanswered || unanswered && !c.Survived(token) {
 						t.Errorf("%s: %v", token, err)
 					}

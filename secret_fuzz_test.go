@@ -13,6 +13,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // passwords are ways to write one: what precedes and follows it is the fuzzer's.
@@ -28,7 +30,7 @@ var passwords = []string{
 // FuzzPassword looks for a password in whatever comes of a DSN. The DSN may be damaged, so that the password is not what
 // parsers take for it; to its reader it still is.
 func FuzzPassword(f *testing.F) {
-	isolateDSN(f)
+	testenv.Services(f)
 	f.Fuzz(func(t *testing.T, form byte, before, after string) {
 		if strings.Contains(before+after, password) {
 			t.Skip("the fuzzer wrote it elsewhere")
@@ -59,9 +61,10 @@ func traces(t *testing.T, dsn string) (texts []string) {
 	if len(c.Nodes) > 4 {
 		return texts // nothing new, but much of it
 	}
+	c.Discoverer = nil // it would ask the network
 	for _, n := range c.Nodes {
 		n.Pool.MinConns, n.Pool.MinIdleConns = 0, 0 // pgxpool begins with room for as many
-		n.Pool.ConnConfig.LookupFunc = lookupFixed("127.0.0.1")
+		n.Pool.ConnConfig.LookupFunc = func(context.Context, string) ([]string, error) { return []string{"127.0.0.1"}, nil }
 		n.Pool.ConnConfig.DialFunc = func(_ context.Context, network, addr string) (net.Conn, error) {
 			return nil, fmt.Errorf("dial %s %s: %w", network, addr, syscall.ECONNREFUSED)
 		}

@@ -155,6 +155,7 @@ func (o *operation) lent() (*pgxpool.Conn, error) {
 	if err == nil {
 		o.s.lent(o, conn)
 		o.s.checkReplica(o, conn)
+		o.s.checkListed(o, began, conn)
 	}
 	return conn, err
 }

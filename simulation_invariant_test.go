@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/internal/nodepool"
 )
 
 // slack is what a call may take beyond its budget: the last answer may be on its way.
@@ -24,7 +26,7 @@ func statementBound(p *plan) time.Duration {
 func recoveryBound(tr *truth) time.Duration {
 	bound := 2*tr.plan.checkInterval + 2*time.Second
 	if tr.misleads() {
-		bound += maxRenewal
+		bound += maxReopenPause
 	}
 	return bound
 }
@@ -81,8 +83,8 @@ func (s *simulation) read() {
 	s.reads++
 }
 
-// change is one entry in the history of a node, as the library told it.
-type change struct {
+// historyEntry is one entry in the history of a node, as the library told it.
+type historyEntry struct {
 	at     time.Time
 	status Status
 	role   Role
@@ -176,6 +178,7 @@ func (s *simulation) follow() {
 		<-prev.next
 		next := s.pm.Snapshot()
 		s.checkOrder(prev, next)
+		s.checkMembers(prev, next)
 		s.checkSets(next)
 		s.prove(next)
 		prev = next
@@ -190,8 +193,11 @@ func (s *simulation) checkOrder(prev, next *Snapshot) {
 	case next.at.Before(prev.at):
 		s.violate("evidence", "the time went from %v to %v", prev.at, next.at)
 	}
-	for i := range next.nodes {
-		old, new := &prev.nodes[i], &next.nodes[i]
+	for t := range transitions(prev, next) {
+		if t.joined() || t.left() {
+			continue
+		}
+		old, new := t.old, t.new
 		if new.probe < old.probe || new.probe == old.probe && old.answered && !new.answered || new.ReportedAt.Before(old.ReportedAt) {
 			s.violate("evidence", "%s went from probe %d (answered: %v) to probe %d (answered: %v)",
 				new.Name, old.probe, old.answered, new.probe, new.answered)
@@ -199,10 +205,40 @@ func (s *simulation) checkOrder(prev, next *Snapshot) {
 	}
 }
 
+// checkMembers is half of the invariant "members": nobody leaves who was listed last, nor the master, or the last one that there
+// was. checkListed has the other half.
+func (s *simulation) checkMembers(prev, next *Snapshot) {
+	for t := range transitions(prev, next) {
+		if !t.left() {
+			continue
+		}
+		if t.old.node == prev.incumbent && next.master().node == nil {
+			s.violate("members", "%s was dropped, and there is no other master", t.old.Name)
+		}
+		if i := s.place(t.old); i >= 0 {
+			if since := s.truth.toldOf(i); !since.IsZero() && time.Since(since) > moment {
+				s.violate("members", "%s was dropped, and has been listed for %v", t.old.Name, time.Since(since))
+			}
+		}
+	}
+}
+
+// checkListed is the other half: who is not listed any more gets no work, unless he is the master or was it last.
+func (s *simulation) checkListed(o *operation, began time.Time, conn *pgxpool.Conn) {
+	i := s.node(conn.Conn().Config().Host)
+	since, v := s.truth.unlisted(i), s.pm.Snapshot()
+	if n := s.states(v)[i]; n != nil && n.node == v.incumbent || since.IsZero() {
+		return
+	}
+	if began.Sub(since) > 2*simulatedDiscovery {
+		s.violate("members", "client %d: works on pg%d, which has not been listed for %v", o.id, i+1, time.Since(since))
+	}
+}
+
 // givenUp reports whether every node says that it is on an older timeline now, or never was on this one.
 func givenUp(v *Snapshot, timeline uint32) bool {
 	for i := range v.nodes {
-		if n := &v.nodes[i]; n.Report.Timeline >= timeline || n.newest >= timeline {
+		if n := &v.nodes[i]; n.Report.Timeline >= timeline || n.highestTimeline >= timeline {
 			return false
 		}
 	}
@@ -250,9 +286,14 @@ type proof struct {
 func (s *simulation) prove(v *Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m := &v.nodes[s.truth.master()]
-	for i := range v.nodes {
-		n, known := &v.nodes[i], &s.proofs[i]
+	states := s.states(v)
+	m := states[s.truth.master()]
+	for i, n := range states {
+		known := &s.proofs[i]
+		if m == nil || n == nil {
+			*known = proof{}
+			continue
+		}
 		_, diverged := s.truth.nodes[i].Behind()
 		switch {
 		case !diverged, !known.at.IsZero() && !n.Report.StartTime.Equal(known.start):
@@ -302,7 +343,8 @@ func (s *simulation) checkMaster() {
 	if i < 0 || time.Since(since) < recoveryBound(s.truth) || s.truth.wasRenamed() {
 		return
 	}
-	if n := s.pm.Snapshot().nodes[i]; n.Role != RoleMaster && !s.isClosed() {
+	n := s.states(s.pm.Snapshot())[i] // nil where it was promoted after it had left
+	if n != nil && n.Role != RoleMaster && !s.isClosed() {
 		s.violate("master", "%s has been the only master for %v, and is taken for %v, %v: %v", n.Name, time.Since(since), n.Status, n.Role, n.Cause)
 	}
 }
@@ -364,7 +406,7 @@ func (s *simulation) checkCuts() {
 		}
 		history := s.histories[c.node]
 		last := history[len(history)-1]
-		if last.status.severed() && time.Since(c.asked) > cutGrace+slack && time.Since(last.at) > cutGrace+slack {
+		if last.status.fenced() && time.Since(c.asked) > cutGrace+slack && time.Since(last.at) > cutGrace+slack {
 			s.violateLocked("cut", "client %d has waited for pg%d for %v, which has been %v for %v",
 				c.id, c.node+1, time.Since(c.asked), last.status, time.Since(last.at))
 		}
@@ -373,6 +415,7 @@ func (s *simulation) checkCuts() {
 
 // window is a time in which the probes of a node are counted.
 type window struct {
+	node    *node
 	began   time.Time
 	probes  uint64
 	refused int  // logins
@@ -388,8 +431,14 @@ const mostRefusals = 30
 // well, by RecoveryInterval at most.
 func (s *simulation) checkProbes() {
 	v, demands := s.pm.Snapshot(), int(s.demands.Load())
-	for i := range s.windows {
-		w, n, begun := &s.windows[i], &v.nodes[i], s.pm.monitors[i].probes.Load()
+	for i, n := range s.states(v) {
+		w := &s.windows[i]
+		if n == nil || w.node != n.node { // it counts anew
+			if *w = (window{}); n == nil {
+				continue
+			}
+		}
+		begun := n.node.checks.begun.Load()
 		w.steady = w.steady && v.lostAt.IsZero() && n.Status == StatusUp
 		length := time.Since(w.began)
 		if length < time.Second {
@@ -417,7 +466,7 @@ func (s *simulation) checkProbes() {
 		if count := refused - w.refused; !w.began.IsZero() && count > int(mostRefusals*length/time.Second) {
 			s.violate("logins", "pg%d refused %d logins in %v", i+1, count, length)
 		}
-		*w = window{time.Now(), begun, refused, demands, v.lostAt.IsZero() && n.Status == StatusUp}
+		*w = window{n.node, time.Now(), begun, refused, demands, v.lostAt.IsZero() && n.Status == StatusUp}
 	}
 }
 
@@ -435,7 +484,7 @@ func (s *simulation) changedSince(t time.Time) bool {
 
 const (
 	// backoff is how long ago a dial failed that may still keep an acquire from the next.
-	backoff = maxDialBackoff + maxDialBackoff/10
+	backoff = nodepool.MaxDialBackoff + nodepool.MaxDialBackoff/10
 	// moment is more than it takes to be woken and to connect.
 	moment = 50 * time.Millisecond
 )
@@ -475,12 +524,15 @@ func (s *simulation) free(role Role) int {
 		if n.Status != StatusUp {
 			continue
 		}
-		if since := s.truth.sound(n.index); since.IsZero() || time.Since(since) < backoff+moment {
+		if s.place(&n) < 0 {
+			continue
+		}
+		if since := s.truth.sound(s.place(&n)); since.IsZero() || time.Since(since) < backoff+moment {
 			return -1
 		}
-		stat := s.pm.pools[n.index].pool.Stat()
+		stat := n.node.pool.Stat()
 		if n.Role == role && time.Since(n.Since) >= moment && stat.ConstructingConns() == 0 && stat.AcquiredConns() < stat.MaxConns() {
-			found = n.index
+			found = s.place(&n)
 		}
 	}
 	return found

@@ -20,7 +20,7 @@ type mutation struct {
 
 var mutations = []mutation{
 	{
-		"a superseded master stays one", "stale", "snapshot.go",
+		"a superseded master stays one", "stale", "resolve.go",
 		"case n.Status == StatusUp || n.Status == StatusSuspect:",
 		"case n.Status == StatusSuspect:",
 	},
@@ -30,13 +30,13 @@ var mutations = []mutation{
 		"",
 	},
 	{
-		"the timeline is the last one heard of", "evidence", "snapshot.go",
+		"the timeline is the last one heard of", "evidence", "resolve.go",
 		"s.timeline = max(s.timeline, n.Report.Timeline)",
 		"s.timeline = n.Report.Timeline",
 	},
 	{
-		"two masters on one timeline", "sets", "snapshot.go",
-		"\t\ts.onlyOneMaster()\n",
+		"two masters on one timeline", "sets", "resolve.go",
+		"\t\ts.onlyOneMaster(r.downTimeout)\n",
 		"",
 	},
 	{
@@ -46,37 +46,37 @@ var mutations = []mutation{
 	},
 	{
 		"a commit that failed counts as done", "lost", "tx.go",
-		"s != nil && s.committed {",
-		"s != nil {",
+		"nodepool.Committed(t.conn.Conn()) {",
+		"nodepool.Of(t.conn.Conn()) != nil {",
 	},
 	{
 		"AcquireTimeout is not heeded", "budget", "acquire.go",
-		"if limit := r.pm.config.AcquireTimeout; limit > 0 {",
-		"if limit := r.pm.config.AcquireTimeout; limit > time.Hour {",
+		"if limit := r.config.AcquireTimeout; limit > 0 {",
+		"if limit := r.config.AcquireTimeout; limit > time.Hour {",
 	},
 	{
 		"nothing is ever cut", "cut", "pool_manager.go",
-		"\t\tcut(sockets, reason)\n\t})\n",
+		"\t\tnodepool.Cut(sockets, reason)\n\t})\n",
 		"\t})\n",
 	},
 	{
 		"who waits for a node that changed is not told", "asleep", "pool_manager.go",
-		"\t\t\tp.retire()\n",
+		"\t\tp.Renew()\n",
 		"",
 	},
 	{
 		"monitors do not end", "leak", "pool_manager.go",
-		"pm.running.Go(func() { m.run(running) })",
-		"go m.run(context.WithoutCancel(running))",
+		"pm.running.Go(func() { m.run(ctx) })",
+		"go m.run(context.WithoutCancel(ctx))",
 	},
 	{
-		"the hunt never ends", "probes", "pool_manager.go",
-		"return jittered(pm.config.CheckInterval)",
-		"return jittered(pm.config.RecoveryInterval)",
+		"the hunt never ends", "probes", "backoff.go",
+		"if since.IsZero() {\n\t\treturn check\n",
+		"if since.IsZero() {\n\t\treturn recovery\n",
 	},
 	{
-		"who was severed once is never dialled again", "liveness", "pool.go",
-		"\tn.severed.Store(nil)\n",
+		"who was fenced once is never dialled again", "liveness", "internal/nodepool/pool.go",
+		"\tn.fenced.Store(nil)\n",
 		"",
 	},
 	{
@@ -86,11 +86,11 @@ var mutations = []mutation{
 	},
 	{
 		"whatever failed is repeated", "twice", "retry.go",
-		`if !r.want.repeat || o.node == nil || !isFatal(err, "57P01") {`,
-		"if o.node == nil || !disconnected(err) {",
+		`if !r.criteria.repeat || was == nil || !pgerr.IsFatal(err, pgerr.AdminShutdown) {`,
+		"_ = pgerr.AdminShutdown\n\tif was == nil || !nodepool.IsEnd(err) {",
 	},
 	{
-		"what was in flight is safe to retry", "undone", "socket.go",
+		"what was in flight is safe to retry", "undone", "internal/nodepool/errors.go",
 		"{ return e.peek.Swap(false) }",
 		"{ return false }",
 	},
@@ -101,8 +101,8 @@ var mutations = []mutation{
 	},
 	{
 		"a node that is down is asked no longer than CheckTimeout", "liveness", "monitor.go",
-		"m.leave = min(2*m.leave, ",
-		"m.leave = min(m.leave, ",
+		"m.questionBudget = min(2*m.questionBudget, ",
+		"m.questionBudget = min(m.questionBudget, ",
 	},
 	{
 		"a replica that has diverged is read from", "diverged", "lag.go",
@@ -120,7 +120,22 @@ var mutations = []mutation{
 		"n.LagTime <= w.maxLag+time.Hour",
 	},
 	{
-		"the last snapshot does not say that it is", "close", "snapshot.go",
+		"who is not listed any more gets work", "members", "change.go",
+		"\t\tcase s.mayLeave(n):\n\t\t\tn.takeOut(StatusBanned, errUnlisted)\n",
+		"",
+	},
+	{
+		"a list without the master drops it", "members", "change.go",
+		"return n.unlisted && n.node != s.incumbent",
+		"return n.unlisted",
+	},
+	{
+		"an answer without nodes empties the cluster", "members", "finder.go",
+		"\tfound, err := discovery.Normalize(found)\n\tif err != nil {",
+		"\tfound, err := discovery.Normalize(found)\n\tif err != nil && len(found) > 0 {",
+	},
+	{
+		"the last snapshot does not say that it is", "close", "change.go",
 		"\tlast.closed = true\n",
 		"",
 	},
@@ -128,6 +143,13 @@ var mutations = []mutation{
 
 // TestSimulationBites shows that the invariants can fail, by the first two mutations.
 func TestSimulationBites(t *testing.T) { bite(t, mutations[:2]) }
+
+// TestMutationsAreUpToDate finds the mutations whose code was changed. To build and try them all takes minutes.
+func TestMutationsAreUpToDate(t *testing.T) {
+	for _, m := range mutations {
+		m.applied(t)
+	}
+}
 
 // TestSimulateMutations is the part of "make simulate" that tries all of them.
 func TestSimulateMutations(t *testing.T) {
@@ -163,16 +185,23 @@ func bite(t *testing.T, mutations []mutation) {
 	}
 }
 
-// build compiles these tests with the mutation in the library.
-func (m *mutation) build(t *testing.T) (binary string) {
+// applied returns the source with the mutation in it.
+func (m *mutation) applied(t *testing.T) string {
 	t.Helper()
 	source, err := os.ReadFile(m.file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(source), m.old); n != 1 {
-		t.Fatalf("this mutation is out of date: %s has %d times what it replaces, instead of once:\n%s", m.file, n, m.old)
+		t.Fatalf("%s is out of date: %s has %d times what it replaces, instead of once:\n%s", m.name, m.file, n, m.old)
 	}
+	return strings.Replace(string(source), m.old, m.new, 1)
+}
+
+// build compiles these tests with the mutation in the library.
+func (m *mutation) build(t *testing.T) (binary string) {
+	t.Helper()
+	source := m.applied(t)
 	dir := t.TempDir()
 	write := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
@@ -181,7 +210,7 @@ func (m *mutation) build(t *testing.T) (binary string) {
 		}
 		return path
 	}
-	mutated := write(m.file, []byte(strings.Replace(string(source), m.old, m.new, 1)))
+	mutated := write(filepath.Base(m.file), []byte(source))
 	original, err := filepath.Abs(m.file)
 	if err != nil {
 		t.Fatal(err)

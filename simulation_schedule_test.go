@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -85,6 +86,12 @@ func parseSpec(text string) (s spec, err error) {
 			return s, err
 		}
 		s.keep = append(s.keep, i)
+	}
+	steps := len(spec{seed: s.seed}.plan().steps)
+	for _, i := range s.keep {
+		if i < 0 || i >= steps {
+			return s, fmt.Errorf("seed %d has no step %d: it has steps 0 to %d", s.seed, i, steps-1)
+		}
 	}
 	return s, nil
 }
@@ -248,7 +255,7 @@ func (g *generator) split() {
 
 // special is one of the rarer ways for things to go wrong.
 func (g *generator) special() {
-	oneOf(g.Rand, g.spell, g.trail, g.diverge, g.jam, g.refuse)()
+	oneOf(g.Rand, g.spell, g.trail, g.diverge, g.jam, g.refuse, g.resize, g.resize)()
 }
 
 // spell makes the database read-only for whatever session begins during it, and then writable again.
@@ -311,6 +318,18 @@ func (g *generator) jam() {
 	g.pass(length/2, length)
 }
 
+// resize takes a node out of the list, or all but one, and back in, with a failover in between or not.
+func (g *generator) resize() {
+	g.add(oneOf(g.Rand, doLeave, doLeave, doWrongList), g.IntN(4)-1)
+	g.noise()
+	g.pass(100*time.Millisecond, 3*time.Second)
+	if g.IntN(2) == 0 {
+		g.failover()
+	}
+	g.add(doList, theMaster)
+	g.pass(10*time.Millisecond, time.Second)
+}
+
 // refuse lets nobody in any more, or lets everybody wait at the door: the master's, or all.
 func (g *generator) refuse() {
 	node := oneOf(g.Rand, theMaster, everyNode)
@@ -363,8 +382,23 @@ var noises = []struct {
 	{do: doSlowDials, end: doFastDials, least: 50 * time.Millisecond, most: 900 * time.Millisecond},
 	{do: doHog, least: 10 * time.Millisecond, most: 600 * time.Millisecond},
 	{do: doCancelAll},
+	{do: doLeave, end: doList},
+	{do: doRelabel, end: doList},
+	{do: doWrongList, end: doList},
+	{do: doFindNothing, end: doList},
 	{do: doCheck},
 	{do: doFreeze, end: doThaw},
 	{do: doCut, end: doHeal},
 	{do: doCutAll, end: doHeal},
+}
+
+func TestSpecOfAStepThatDoesNotExist(t *testing.T) {
+	for _, text := range []string{"7:99", "7:0,-1"} {
+		if _, err := parseSpec(text); err == nil || !strings.Contains(err.Error(), "seed 7 has no step") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if _, err := parseSpec("7:0,1"); err != nil {
+		t.Error(err)
+	}
 }

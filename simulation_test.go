@@ -6,12 +6,16 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/random"
 )
 
 // A simulation runs the library against a cluster in memory, in virtual time, while one thing after the other goes wrong
@@ -39,7 +43,7 @@ type simulation struct {
 	mu        sync.Mutex
 	trace     []event
 	failures  []failure
-	histories [3][]change       // of each node, as the hooks were told
+	histories [3][]historyEntry // of each node, as the hooks were told
 	lends     []lend            // not looked at yet
 	acks      []string          // of writes
 	written   LSN               // where the last of them is
@@ -91,8 +95,7 @@ func simulate(t *testing.T, sp spec, tell func(result)) {
 			plan: sp.plan(), began: time.Now(),
 			asked: make(map[string]bool), undoing: make(map[string]string),
 		}
-		defer func(old func() uint64) { entropy = old }(entropy)
-		entropy = seeded(s.plan.seed, s.began)
+		defer random.Replace(seeded(s.plan.seed, s.began))()
 		s.run(t)
 		tell(s.result(sp))
 	})
@@ -157,9 +160,10 @@ func (s *simulation) open(t *testing.T) {
 	config.CheckTimeout = min(DefaultCheckTimeout, s.plan.checkInterval)
 	config.DownTimeout, config.AcquireTimeout = s.plan.downTimeout, s.plan.acquireTimeout
 	config.FallbackMaster = s.plan.fallback
+	config.Discoverer, config.DiscoveryInterval = s.truth, simulatedDiscovery
 	config.Hooks = Hooks{NodeChanged: s.nodeChanged, MasterChanged: s.masterChanged}
 	for i := range s.histories {
-		s.histories[i] = []change{{at: s.began}}
+		s.histories[i] = []historyEntry{{at: s.began}}
 	}
 	s.running, s.stop = context.WithCancel(context.Background())
 	if s.pm, err = NewWithConfig(t.Context(), config); err != nil {
@@ -288,17 +292,40 @@ func (s *simulation) note(what, why string) {
 	s.trace = append(s.trace, event{time.Since(s.began), what, why})
 }
 
+// simulatedDiscovery is the time between two questions to discovery.
+const simulatedDiscovery = 200 * time.Millisecond
+
+// place returns which of the three nodes it is, -1 if it is none.
+func (s *simulation) place(n *NodeState) int {
+	host := n.node.config.Pool.ConnConfig.Host
+	return slices.IndexFunc(s.truth.nodes, func(n *pgfake.Node) bool { return n.Name() == host })
+}
+
+// states returns what is known of the three nodes, nil of those that are no members.
+func (s *simulation) states(v *Snapshot) (states [3]*NodeState) {
+	for i := range v.nodes {
+		if at := s.place(&v.nodes[i]); at >= 0 {
+			states[at] = &v.nodes[i]
+		}
+	}
+	return states
+}
+
 func (s *simulation) nodeChanged(old, new NodeState) {
 	s.note(fmt.Sprintf("    %s: %v %v -> %v %v", new.Name, old.Status, old.Role, new.Status, new.Role), fmt.Sprint(new.Cause))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.histories[new.index] = append(s.histories[new.index], change{time.Now(), new.Status, new.Role})
+	i := s.place(&new)
+	if i < 0 {
+		return
+	}
+	s.histories[i] = append(s.histories[i], historyEntry{time.Now(), new.Status, new.Role})
 }
 
 func (s *simulation) masterChanged(old, new NodeState, _ time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if new.Name != "" && old.Name != "" && new.Name != old.Name {
+	if new.Name != "" && old.Name != "" && s.place(&new) != s.place(&old) {
 		s.failovers++
 	}
 }

@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -62,6 +63,13 @@ const (
 	doPause        action = "pause"
 	doResume       action = "resume" // every node
 
+	// Discovery.
+	doLeave       action = "leave"        // the node is not listed
+	doRelabel     action = "relabel"      // it is listed under another name
+	doWrongList   action = "wrong-list"   // it is the only one that is listed of this cluster
+	doFindNothing action = "find-nothing" // or fail
+	doList        action = "list"         // all is as it is
+
 	// The client.
 	doHog       action = "hog" // every connection of a node's pool
 	doCancelAll action = "cancel-all"
@@ -81,7 +89,12 @@ type truth struct {
 	ill        [3]map[action]bool // what is wrong with a node, by what would cure it
 	touchedAt  [3]time.Time
 	rewoundAt  time.Time // when a node last lost a part of its log
-	alone      int       // the only node that works as a master, -1 if there is none or more
+	label      [3]string // what discovery calls a node, "" if it does not list it
+	strange    bool      // whether it lists nodes that are none
+	lost       int       // what it answers if it has no list: an error or nothing
+	unlistedAt [3]time.Time
+	toldSince  [3]time.Time // since when every list that was told has the node, zero if the last one has not
+	alone      int          // the only node that works as a master, -1 if there is none or more
 	aloneSince time.Time
 	promotions int
 	altered    bool // whether the database was ever read-only for sessions that began then
@@ -93,7 +106,7 @@ func newTruth(p *plan) *truth {
 	tr.fake.Skew(true)
 	tr.fake.Synchronous(p.synchronous)
 	for i, n := range tr.nodes {
-		tr.names[i] = n.Name()
+		tr.names[i], tr.label[i], tr.toldSince[i] = n.Name(), n.Addr(), time.Now()
 		tr.ill[i] = make(map[action]bool)
 		n.Latency(p.latency[i])
 		n.DialTime(p.dialTime[i])
@@ -238,9 +251,97 @@ func (tr *truth) doTo(i int, s step) {
 		tr.promote(s.do, i)
 	case doRejoin:
 		tr.rejoin()
+	case doLeave, doRelabel, doWrongList, doFindNothing:
+		tr.list(i, s)
+	case doList:
+		tr.listAll()
 	default:
 		tr.mend(s.do)
 	}
+}
+
+// list changes what discovery tells.
+func (tr *truth) list(i int, s step) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	switch s.do {
+	case doLeave:
+		tr.unlistLocked(i)
+	case doRelabel:
+		if tr.label[i] != "" {
+			tr.label[i] = fmt.Sprintf("node-%d", s.draw)
+		}
+	case doWrongList:
+		tr.strange = true
+		for j := range tr.label {
+			if j != i {
+				tr.unlistLocked(j)
+			}
+		}
+	case doFindNothing:
+		tr.lost = 1 + s.draw%2
+	}
+}
+
+func (tr *truth) unlistLocked(i int) {
+	if tr.label[i] != "" {
+		tr.label[i], tr.unlistedAt[i] = "", time.Now()
+	}
+}
+
+// listAll makes discovery tell what is so.
+func (tr *truth) listAll() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.strange, tr.lost = false, 0
+	for i, n := range tr.nodes {
+		if tr.label[i] == "" {
+			tr.label[i], tr.unlistedAt[i] = n.Addr(), time.Time{}
+		}
+	}
+}
+
+// Discover is what discovery tells.
+func (tr *truth) Discover(context.Context) (list []Endpoint, err error) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	switch tr.lost {
+	case 1:
+		return nil, errors.New("no answer")
+	case 2:
+		return nil, nil
+	}
+	for i, n := range tr.nodes {
+		switch {
+		case tr.label[i] == "":
+			tr.toldSince[i] = time.Time{}
+			continue
+		case tr.toldSince[i].IsZero():
+			tr.toldSince[i] = time.Now()
+		}
+		list = append(list, Endpoint{Name: tr.label[i], Host: n.Name()})
+	}
+	if tr.strange {
+		list = append(list, Endpoint{Host: "nobody"}, Endpoint{Host: "nothing"})
+	}
+	return list, nil
+}
+
+// toldOf returns since when every list that was told has a node, zero if the last one has not.
+func (tr *truth) toldOf(i int) time.Time {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return tr.toldSince[i]
+}
+
+// unlisted returns since when discovery has not listed a node, zero if it lists it or has no list.
+func (tr *truth) unlisted(i int) time.Time {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.lost > 0 {
+		return time.Time{}
+	}
+	return tr.unlistedAt[i]
 }
 
 // mend ends one kind of fault on every node that has it.
@@ -297,6 +398,7 @@ func (tr *truth) mendAll() {
 	for _, do := range []action{doAccept, doStarted, doReadWrite, doFast, doFastDials, doResume, doUnname, doHeal, doThaw} {
 		tr.mend(do)
 	}
+	tr.listAll()
 	tr.nodes[tr.master()].Start()
 	tr.mend(doStart)
 	tr.reset()

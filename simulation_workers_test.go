@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // A run that fails may take its process with it, by a panic in the library or a deadlock of the bubble, and the less else
@@ -29,7 +31,7 @@ func TestSimulationWorker(t *testing.T) {
 	if work == "" {
 		t.Skip("runs as a child of other tests")
 	}
-	isolate(t)
+	testenv.Isolate(t)
 	out := json.NewEncoder(os.Stdout)
 	for text := range strings.FieldsSeq(work) {
 		sp, err := parseSpec(text)

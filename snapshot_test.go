@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pghasql/hasql/internal/nodepool"
 )
 
 // world is a cluster without servers: a snapshot that tests feed with observations. Every node was probed once, in vain.
@@ -19,14 +21,30 @@ type world struct {
 }
 
 func newWorld(nodes int) *world {
-	w := &world{now: time.Unix(1_000_000, 0)}
-	w.s = &Snapshot{at: w.now, lostAt: w.now, incumbent: -1}
+	w := &world{now: time.Unix(1_000_000, 0), rules: rules{downTimeout: 3 * time.Second}}
+	m := membership{at: w.now}
 	for i := range nodes {
-		w.s.nodes = append(w.s.nodes, NodeState{
-			Name: fmt.Sprintf("pg%d", i), index: i, load: &nodeLoad{limit: 10}, Cause: errNotProbed, CheckedAt: w.now,
-		})
+		m.members = append(m.members, asConfigured([]*node{fakeNode(i)})...)
+	}
+	w.s = reduce(&Snapshot{at: w.now, lostAt: w.now}, m, w.rules)
+	for i := range w.s.nodes {
+		w.s.nodes[i].CheckedAt = w.now
 	}
 	return w
+}
+
+// fakeNode is a node without a server.
+func fakeNode(i int) *node {
+	name := fmt.Sprintf("pg%d", i)
+	return &node{config: NodeConfig{Name: name}, server: server{host: name}, load: nodepool.NewLoad(10), checks: newChecks()}
+}
+
+// node returns the i-th node.
+func (w *world) node(i int) *node { return w.s.nodes[i].node }
+
+// place returns which node it is.
+func (s *Snapshot) place(n *node) int {
+	return slices.IndexFunc(s.nodes, func(m NodeState) bool { return m.node == n })
 }
 
 const cluster1, cluster2 = 71, 72
@@ -44,7 +62,7 @@ func (w *world) sees(node int, r Report) *world {
 	sent := w.now
 	w.now = w.now.Add(time.Millisecond)
 	w.probe++
-	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, report: &r}, w.rules)
+	w.s = reduce(w.s, observation{node: w.node(node), probe: w.probe, sent: sent, at: w.now, report: &r}, w.rules)
 	return w
 }
 
@@ -60,7 +78,7 @@ func (w *world) loses(node int, status Status) *world {
 	sent := w.now
 	w.now = w.now.Add(time.Millisecond)
 	w.probe++
-	w.s = reduce(w.s, observation{node: node, probe: w.probe, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.rules)
+	w.s = reduce(w.s, observation{node: w.node(node), probe: w.probe, sent: sent, at: w.now, status: status, cause: errUnanswered}, w.rules)
 	return w
 }
 
@@ -284,6 +302,48 @@ func TestReduce(t *testing.T) {
 			}, "stale suspect suspect",
 		},
 		{
+			"two masters that tell no timeline, the incumbent merely hangs",
+			func(w *world) {
+				w.sees(1, bare(RoleMaster)).loses(1, StatusSuspect).sees(0, bare(RoleMaster))
+				w.after(2*time.Second).loses(1, StatusSuspect).sees(0, bare(RoleMaster))
+			}, "stale suspect suspect",
+		},
+		{
+			"and refuses our login for longer than a silent node is waited for",
+			func(w *world) {
+				w.sees(1, bare(RoleMaster)).loses(1, StatusSuspect).sees(0, bare(RoleMaster))
+				w.after(2*time.Second).loses(1, StatusSuspect).after(time.Second).sees(0, bare(RoleMaster))
+			}, "M stale suspect",
+		},
+		{
+			"and then goes on refusing",
+			func(w *world) {
+				w.sees(1, bare(RoleMaster)).loses(1, StatusSuspect)
+				w.after(3*time.Second).sees(0, bare(RoleMaster)).loses(1, StatusSuspect)
+			}, "M stale suspect",
+		},
+		{
+			"and then comes back as a replica",
+			func(w *world) {
+				w.sees(1, bare(RoleMaster)).loses(1, StatusSuspect)
+				w.after(3*time.Second).sees(0, bare(RoleMaster)).sees(1, bare(RoleReplica))
+			}, "M R suspect",
+		},
+		{
+			"and then comes back as a master",
+			func(w *world) {
+				w.sees(1, bare(RoleMaster)).loses(1, StatusSuspect)
+				w.after(3*time.Second).sees(0, bare(RoleMaster)).sees(1, bare(RoleMaster))
+			}, "M stale suspect",
+		},
+		{
+			"an answer in between begins the wait anew",
+			func(w *world) {
+				w.sees(1, bare(RoleMaster)).loses(1, StatusSuspect).sees(0, bare(RoleMaster))
+				w.after(2*time.Second).sees(1, bare(RoleMaster)).after(time.Second).loses(1, StatusSuspect).sees(0, bare(RoleMaster))
+			}, "stale suspect suspect",
+		},
+		{
 			"silence makes a node that is down no better",
 			func(w *world) { w.sees(0, master(1, 9)).loses(0, StatusDown).loses(0, StatusSuspect) }, "down suspect suspect",
 		},
@@ -425,7 +485,7 @@ func TestForget(t *testing.T) {
 		t.Fatal(got)
 	}
 	before := w.s
-	w.s = before.forget(w.after(time.Second).now)
+	w.s = reduce(before, forgetOrder{w.after(time.Second).now}, w.rules)
 	if got := w.view(); got != "suspect suspect suspect" {
 		t.Errorf("forgotten: %s", got)
 	}
@@ -439,7 +499,7 @@ func TestForget(t *testing.T) {
 		t.Errorf("learnt anew: %s", got)
 	}
 	r := master(2, 10)
-	late := observation{node: 1, probe: 1, sent: w.now, at: w.now, report: &r}
+	late := observation{node: w.node(1), probe: 1, sent: w.now, at: w.now, report: &r}
 	if next := reduce(w.s, late, w.rules); next != w.s {
 		t.Error("evidence of before was taken for newer")
 	}
@@ -451,9 +511,9 @@ func TestReduceIgnoresOlderEvidence(t *testing.T) {
 	w.after(time.Second).sees(0, replica(9))
 	r := master(1, 9)
 	for name, o := range map[string]observation{
-		"an older answer":         {probe: old, at: w.now.Add(time.Second), report: &r},
-		"an older silence":        {probe: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
-		"an answer given up late": {probe: w.probe, at: w.now, status: StatusSuspect, cause: errUnanswered},
+		"an older answer":         {node: w.node(0), probe: old, at: w.now.Add(time.Second), report: &r},
+		"an older silence":        {node: w.node(0), probe: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
+		"an answer given up late": {node: w.node(0), probe: w.probe, at: w.now, status: StatusSuspect, cause: errUnanswered},
 	} {
 		if next := reduce(w.s, o, rules{}); next != w.s {
 			t.Errorf("%s changed the snapshot", name)
@@ -533,7 +593,7 @@ func check(t *testing.T, seed uint64, prev, s *Snapshot, multi bool, highest *ui
 		if n.LagTime < 0 {
 			t.Fatalf("seed %d: negative lag", seed)
 		}
-		if was := prev.nodes[n.index]; n.CheckedAt.Before(was.CheckedAt) || n.ReportedAt.Before(was.ReportedAt) {
+		if was := prev.state(n.node); n.CheckedAt.Before(was.CheckedAt) || n.ReportedAt.Before(was.ReportedAt) {
 			t.Fatalf("seed %d: the evidence for %s went back in time", seed, n.Name)
 		}
 	}
@@ -712,12 +772,12 @@ func TestDivergence(t *testing.T) {
 			w.sees(0, master(2, 100)).sees(1, started(replica(150), 7)).after(time.Second)
 			sent, r := w.now, master(2, 120)
 			w.after(time.Millisecond).sees(1, started(replica(150), 7))
-			w.s = reduce(w.s, observation{node: 0, probe: 9, sent: sent, at: w.now, report: &r}, w.rules)
+			w.s = reduce(w.s, observation{node: w.node(0), probe: 9, sent: sent, at: w.now, report: &r}, w.rules)
 		}, "M suspect suspect"},
 		{"the later answer is heard of first", func(w *world) {
 			sent, r := w.now, replica(150)
 			w.after(time.Second).sees(0, master(2, 120))
-			w.s = reduce(w.s, observation{node: 1, probe: 1, sent: sent, at: sent.Add(time.Millisecond), report: &r}, w.rules)
+			w.s = reduce(w.s, observation{node: w.node(1), probe: 1, sent: sent, at: sent.Add(time.Millisecond), report: &r}, w.rules)
 		}, "M suspect suspect"},
 		{"it stays so when the master is beyond it", func(w *world) { diverged(w).sees(0, master(2, 900)).sees(1, started(replica(150), 7)) }, "M suspect suspect"},
 		{"also when it says less for a while", func(w *world) {
@@ -763,11 +823,11 @@ func TestDivergence(t *testing.T) {
 	}
 	w := newWorld(3)
 	diverged(w)
-	if want := "pg1 suspect: has replayed the log up to 0/96, and the master pg0 was at 0/78 after that: it has diverged, rewind or rebuild it"; w.s.nodes[1].String() != want {
+	if want := "pg1 suspect: diverged: it has replayed WAL up to 0/96, but the master pg0 was only at 0/78 later; rewind or rebuild it"; w.s.nodes[1].String() != want {
 		t.Errorf("%s, want %s", w.s.nodes[1].String(), want)
 	}
-	for _, r := range []want{{target: TargetReplica, atLeast: 110}, {target: TargetReplica, maxLag: time.Hour}, {target: TargetAny, atLeast: 110}} {
-		if c := w.s.candidates(&r, nil); slices.ContainsFunc(c.fit, func(c Candidate) bool { return c.index == 1 }) {
+	for _, r := range []criteria{{target: TargetReplica, atLeast: 110}, {target: TargetReplica, maxLag: time.Hour}, {target: TargetAny, atLeast: 110}} {
+		if c := w.s.candidates(&r, nil); slices.ContainsFunc(c.fit, func(c Candidate) bool { return c.node == w.node(1) }) {
 			t.Errorf("%+v is met by a replica that has diverged", r)
 		}
 	}
@@ -808,8 +868,8 @@ func TestCandidates(t *testing.T) {
 		w.s.nodes[2].Zone, w.s.nodes[3].Zone = "b", "b"
 		return w
 	}
-	read := func(options ...RouteOption) want {
-		w := want{target: TargetReplica}
+	read := func(options ...RouteOption) criteria {
+		w := criteria{target: TargetReplica}
 		for _, o := range options {
 			o(&w)
 		}
@@ -817,19 +877,23 @@ func TestCandidates(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name, view string
-		want       want
+		want       criteria
 		fit, share []int
 	}{
-		{"master", "MRRD", want{target: TargetMaster}, []int{0}, nil},
-		{"no master", "DRR", want{target: TargetMaster}, nil, nil},
+		{"master", "MRRD", criteria{target: TargetMaster}, []int{0}, nil},
+		{"no master", "DRR", criteria{target: TargetMaster}, nil, nil},
 		{"replicas", "MRRD", read(), []int{1, 2}, nil},
 		{"no replica", "MDDD", read(), nil, nil},
 		{"fallback", "MDDD", read(WithFallbackMaster(true)), []int{0}, nil},
 		{"no fallback where a replica fits", "MDRD", read(WithFallbackMaster(true)), []int{2}, nil},
-		{"prefer replica", "MDDD", want{target: TargetPreferReplica}, []int{0}, nil},
-		{"any", "MRDR", want{target: TargetAny}, []int{0, 1, 3}, nil},
+		{"prefer replica", "MDDD", criteria{target: TargetPreferReplica}, []int{0}, nil},
+		{"any", "MRDR", criteria{target: TargetAny}, []int{0, 1, 3}, nil},
 		{"share", "MRRD", read(WithMasterAsReplicaWeight(0.5)), []int{1, 2}, []int{0}},
 		{"share above one", "MRRD", read(WithMasterAsReplicaWeight(7)), []int{1, 2}, []int{0}},
+		{"no share where nobody is to share with", "MDDD", read(WithMasterAsReplicaWeight(0.5)), nil, nil},
+		{"nor where no replica fits", "MLLL", read(WithMasterAsReplicaWeight(0.5), WithMaxLag(time.Second)), nil, nil},
+		{"no share, but a fallback", "MDDD", read(WithMasterAsReplicaWeight(0.5), WithFallbackMaster(true)), []int{0}, nil},
+		{"all, whether there are replicas", "MDDD", read(WithMasterAsReplicaWeight(1)), nil, []int{0}},
 		{"lag", "MLRD", read(WithMaxLag(time.Second)), []int{2}, nil},
 		{"lag within the limit", "MLRD", read(WithMaxLag(time.Minute)), []int{1, 2}, nil},
 		{"all lag, fallback", "MLLL", read(WithMaxLag(time.Second), WithFallbackMaster(true)), []int{0}, nil},
@@ -842,13 +906,14 @@ func TestCandidates(t *testing.T) {
 		{"at least what nobody has, fallback", "MRRD", read(AtLeast(900), WithFallbackMaster(true)), []int{0}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			w := build(test.view)
 			index := func(cs []Candidate) (list []int) {
 				for _, c := range cs {
-					list = append(list, c.index)
+					list = append(list, w.s.place(c.node))
 				}
 				return list
 			}
-			got := build(test.view).s.candidates(&test.want, nil)
+			got := w.s.candidates(&test.want, nil)
 			if !slices.Equal(index(got.fit), test.fit) || !slices.Equal(index(got.masters), test.share) {
 				t.Errorf("got %v and %v, want %v and %v", index(got.fit), index(got.masters), test.fit, test.share)
 			}

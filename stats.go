@@ -3,17 +3,18 @@ package hasql
 import (
 	"iter"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Stat is what a [PoolManager] had counted at the moment of [PoolManager.Stat], and what its nodes were then.
+// Stat holds the counters of a [PoolManager] and the state of its nodes at the moment of [PoolManager.Stat].
 type Stat struct {
 	snapshot *Snapshot
 	nodes    []NodeStat
 	targets  [targets]TargetStat
+
+	discovery DiscoveryStat
 }
 
 // Snapshot returns the view of the nodes that the numbers of nodes belong to.
@@ -22,7 +23,7 @@ func (s *Stat) Snapshot() *Snapshot { return s.snapshot }
 // Nodes returns every node in the order of the configuration. The slice is the caller's.
 func (s *Stat) Nodes() []NodeStat { return slices.Clone(s.nodes) }
 
-// Target returns what became of acquires for t, from all nodes together. It is zero for a t that is no target.
+// Target returns the counters of acquires for t, of all nodes together. They are zero if t is no constant of Target.
 func (s *Stat) Target(t Target) TargetStat {
 	if int(t) >= targets {
 		return TargetStat{}
@@ -30,7 +31,7 @@ func (s *Stat) Target(t Target) TargetStat {
 	return s.targets[t]
 }
 
-// Targets returns what became of acquires for each target.
+// Targets returns the counters of acquires for each target.
 func (s *Stat) Targets() iter.Seq2[Target, TargetStat] {
 	return func(yield func(Target, TargetStat) bool) {
 		for t := range s.targets {
@@ -41,17 +42,28 @@ func (s *Stat) Targets() iter.Seq2[Target, TargetStat] {
 	}
 }
 
-// NodeStat is one node.
+// Discovery returns what became of asking [Config.Discoverer]. It is zero where there is none.
+func (s *Stat) Discovery() DiscoveryStat { return s.discovery }
+
+// Failovers returns how many times another node has become the master than was it last.
+func (s *Stat) Failovers() int64 { return s.snapshot.failovers }
+
+// NoMasterTime returns how long no master was known since New, all such times together, the present one included. It is as of
+// [Snapshot.Time] and never decreases.
+func (s *Stat) NoMasterTime() time.Duration { return s.snapshot.noMaster }
+
+// NodeStat holds the numbers of one node.
 type NodeStat struct {
 	NodeState               // role, status and its cause, latency, lag, …
 	Age       time.Duration // of the evidence for the role; negative if there is none
 	Pool      *pgxpool.Stat
+	Guests    int // connections outside the pool: of a [Route.Pool], of a [Route.ConnectFunc], of a sql.DB
 
 	acquires [targets]int64
 }
 
-// Acquires returns how many connections the node has lent to those who asked for t: a master that serves reads as a fallback
-// has lent them for [TargetReplica]. It is zero for a t that is no target.
+// Acquires returns how many connections the node has lent to acquires for t. A master that serves reads as a fallback
+// lends them for [TargetReplica]. The number is zero if t is no constant of Target.
 func (n *NodeStat) Acquires(t Target) int64 {
 	if int(t) >= targets {
 		return 0
@@ -59,46 +71,40 @@ func (n *NodeStat) Acquires(t Target) int64 {
 	return n.acquires[t]
 }
 
-// TargetStat is what became of acquires for one target.
+// TargetStat holds the counters of acquires for one target.
 type TargetStat struct {
 	Acquires int64         // connections lent
-	Waits    int64         // acquires that found no connection idle, whether they got one in the end or not
-	WaitTime time.Duration // spent by them, failed ones included
-	Failures int64         // acquires that failed, their caller's context included
+	Waits    int64         // acquires that found no idle connection, whether they got one in the end or not
+	WaitTime time.Duration // the sum of their waits, failed acquires included
+	Failures int64         // acquires that failed, also because the caller's context ended
+
+	// Waiting is how many wait at this moment: for a node, for a place in its pool, for a dial. Acquires count, and so do
+	// dials of a [Route.Pool], of a [Route.ConnectFunc] and of a sql.DB. They come into the other fields when they end, which
+	// for acquires during an outage may take AcquireTimeout; Waiting shows the outage while it lasts.
+	Waiting int64
 }
 
 // Stat returns the present numbers. It takes a lock of each pool for a moment.
 func (pm *PoolManager) Stat() *Stat {
 	s, now := pm.cluster.snapshot(), time.Now()
-	st := &Stat{snapshot: s, nodes: make([]NodeStat, len(pm.pools))}
-	for i, p := range pm.pools {
-		n := NodeStat{NodeState: s.nodes[i], Age: -1, Pool: p.pool.Stat()}
+	st := &Stat{snapshot: s, nodes: make([]NodeStat, len(s.nodes)), discovery: *pm.cluster.discovery.Load()}
+	for i, state := range s.nodes {
+		n := NodeStat{NodeState: state, Age: -1, Pool: state.node.pool.Stat(), Guests: state.node.load.Guests()}
 		if !n.ReportedAt.IsZero() {
 			n.Age = now.Sub(n.ReportedAt)
 		}
 		for t := range n.acquires {
-			n.acquires[t] = p.load.acquires[t].Load()
+			n.acquires[t] = state.node.acquires[t].Load()
 			st.targets[t].Acquires += n.acquires[t]
 		}
 		st.nodes[i] = n
 	}
 	for t := range pm.waits {
+		st.targets[t].Acquires += s.departed[t]
 		st.targets[t].Waits = pm.waits[t].count.Load()
 		st.targets[t].WaitTime = time.Duration(pm.waits[t].nanoseconds.Load())
 		st.targets[t].Failures = pm.waits[t].failures.Load()
+		st.targets[t].Waiting = pm.waits[t].waiting.Load()
 	}
 	return st
-}
-
-// waitCount counts the acquires that had to wait.
-type waitCount struct {
-	count, nanoseconds, failures atomic.Int64
-}
-
-func (w *waitCount) record(started time.Time, err *error) {
-	w.count.Add(1)
-	w.nanoseconds.Add(int64(time.Since(started)))
-	if *err != nil {
-		w.failures.Add(1)
-	}
 }

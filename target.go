@@ -2,15 +2,15 @@ package hasql
 
 import "fmt"
 
-// Target is the kind of node that work is meant for.
+// Target is the kind of node that an acquire wants.
 type Target uint8
 
 const (
 	// TargetAny is any node that is up.
 	TargetAny Target = iota
-	// TargetMaster is a node that may be written to.
+	// TargetMaster is a node that accepts writes.
 	TargetMaster
-	// TargetReplica is a node that may be read from only; with FallbackMaster the master while no replica fits.
+	// TargetReplica is a read-only node. With FallbackMaster it is the master while no replica fits.
 	TargetReplica
 	// TargetPreferReplica is a replica, or the master while no replica fits.
 	TargetPreferReplica

@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/pgfake"
 )
 
@@ -28,7 +30,7 @@ func TestPromotionIsSeenInPassing(t *testing.T) {
 		ready(t, pm)
 		time.Sleep(time.Second)
 		c.Node("pg2").Promote()
-		for range 4 * sample { // about half of these go to pg2, whose answers tell
+		for range 4 * samplePeriod { // about half of these go to pg2, whose answers tell
 			conn := acquire(t, pm.AcquireReplica)
 			nodeOf(t, conn)
 			conn.Release()
@@ -97,7 +99,7 @@ func TestSilenceUnderTrafficAsksForAProbe(t *testing.T) {
 			_, _ = conn.Exec(t.Context(), "write x")
 		}()
 		at(300*time.Millisecond, c.Node("pg2").Promote)
-		time.Sleep(silence * 3 / 2) // until the probe is out: an acquire before would take an idle connection of pg1's
+		time.Sleep(nodepool.Silence * 3 / 2) // until the probe is out: an acquire before would take an idle connection of pg1's
 		time.Sleep(DefaultCheckTimeout)
 		acquire(t, pm.AcquireMaster).Release()
 		if took := time.Since(frozen); took > 700*time.Millisecond {
@@ -129,10 +131,10 @@ func TestSilenceOfTheMasterAsksTheOthers(t *testing.T) {
 				})
 			}
 			at(300*time.Millisecond, c.Node("pg2").Promote)
-			if err := <-ended; !is[*NodeDownError](err) {
+			if err := <-ended; !pgerr.Is[*NodeDownError](err) {
 				t.Errorf("a statement ended with %v", err)
 			}
-			if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+silence {
+			if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+nodepool.Silence {
 				t.Errorf("of %d statements, the first was cut after %v", statements, took)
 			}
 			if name := pm.Snapshot().master().Name; name != "pg2:5432" {
@@ -216,7 +218,7 @@ func TestHintsOfANodeThatChangesItsMindAreBounded(t *testing.T) {
 		time.Sleep(time.Second)
 		n := probes(c, "pg1", func() {
 			for range 10_000 {
-				pm.hint(0)
+				nodesOf(pm)[0].checks.SuggestCheck()
 				time.Sleep(100 * time.Microsecond)
 			}
 		})
@@ -236,7 +238,7 @@ func TestNodeThatComesBackGrowsIntoItsShare(t *testing.T) {
 		c.Node("pg2").Start()
 		ready(t, pm)
 		synctest.Wait()
-		if n := pm.pools[1].pool.Stat().IdleConns(); n != 3 {
+		if n := poolsOf(pm)[1].Stat().IdleConns(); n != 3 {
 			t.Errorf("%d connections are open where 3 shall be at least", n)
 		}
 		share := func() float64 {

@@ -6,6 +6,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/random"
 )
 
 // Begin starts a transaction. See [Route.BeginTx].
@@ -19,7 +22,7 @@ func (r *Route) Begin(ctx context.Context) (pgx.Tx, error) {
 // If the connection ends before the transaction has begun, another one is taken, within AcquireTimeout as a whole: nothing
 // was done yet. Only options with a BeginQuery are not tried again, as that may do anything.
 func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	started, limit := time.Now(), r.pm.config.AcquireTimeout
+	started, limit := time.Now(), r.config.AcquireTimeout
 	waiting := ctx // until there is a connection; the first Acquire limits itself
 	for round := 0; ; round++ {
 		if round == 1 && limit > 0 {
@@ -33,14 +36,14 @@ func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, err
 		}
 		inner, err := conn.BeginTx(ctx, options)
 		if err == nil {
-			return &tx{inner, conn}, nil
+			return newTx(inner, conn), nil
 		}
 		conn.Release()
-		if !disconnected(err) || options.BeginQuery != "" {
+		if !nodepool.IsEnd(err) || options.BeginQuery != "" {
 			return nil, err
 		}
 		select {
-		case <-time.After(jittered(backedOff(minDialBackoff, round-1, maxDialBackoff))): // not at once where every connection ends so
+		case <-time.After(random.Jittered(backedOff(nodepool.MinDialBackoff, round-1, nodepool.MaxDialBackoff))): // not at once where every connection ends so
 		case <-waiting.Done():
 			return nil, err
 		}
@@ -53,18 +56,26 @@ type tx struct {
 	conn *pgxpool.Conn
 }
 
+func newTx(inner pgx.Tx, conn *pgxpool.Conn) *tx {
+	nodepool.ExpectReplication(conn.Conn())
+	return &tx{inner, conn}
+}
+
 // CopyFrom copies rows into a table as [pgx.Tx.CopyFrom] does.
 func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, source pgx.CopyFromSource) (int64, error) {
 	n, err := t.Tx.CopyFrom(ctx, table, columns, source)
-	return n, ofEnd(err)
+	return n, nodepool.OfEnd(err)
 }
 
 // Commit succeeds also if the server confirmed it and then ended the session, of which pgx tells only the end.
 func (t *tx) Commit(ctx context.Context) error {
 	defer t.conn.Release()
 	err := t.Tx.Commit(ctx)
-	if err != nil && disconnected(err) { // else it may be a second call, and the connection another one's
-		if s := socketOf(t.conn.Conn()); s != nil && s.committed {
+	if err == nil {
+		return replicated(t.conn)
+	}
+	if nodepool.IsEnd(err) { // else it may be a second call, and the connection another one's
+		if nodepool.Committed(t.conn.Conn()) {
 			return nil
 		}
 	}

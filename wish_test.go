@@ -45,7 +45,7 @@ func TestAcquireThatFindsNoNodeHasTheNodesAsked(t *testing.T) {
 						}
 						conn.Release()
 					})
-					if took > wishInterval*11/10+DefaultRecoveryInterval { // dials back off to a quarter of a second, and 10 %
+					if took > requestInterval*11/10+DefaultRecoveryInterval { // dials back off to a quarter of a second, and 10 %
 						t.Errorf("CheckInterval %v, %s: it took %v", interval, name, took)
 					}
 				})
@@ -93,7 +93,7 @@ func TestManyWaitersWishForNoMoreThanOne(t *testing.T) {
 		})
 		return asked1, asked2, dials3
 	}
-	most := int(watched/wishInterval) + 2
+	most := int(watched/requestInterval) + 2
 	for _, test := range []struct {
 		waiters int
 		budget  time.Duration

@@ -1,0 +1,86 @@
+package hasql
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// await does the work of WaitFor. wanted names in an error what was waited for.
+func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snapshot) bool) error {
+	started := time.Now()
+	for {
+		s := c.snapshot()
+		switch {
+		case s.closed:
+			return ErrClosed
+		case done(s):
+			return nil
+		}
+		select {
+		case <-s.next:
+		case <-ctx.Done():
+			return c.noNode(ctx, wanted, started, nil)
+		}
+	}
+}
+
+// awaitChange waits until a node has another role or status, and asks for probes meanwhile.
+func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
+	lately := min(max(requestInterval, c.config.RecoveryInterval), c.config.CheckInterval)
+	timer := time.NewTimer(c.requestChecks(s, lately))
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.changed:
+			return
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			timer.Reset(c.requestChecks(c.snapshot(), lately))
+		}
+	}
+}
+
+// requestInterval is the least time between two probes of a node that waiting acquires ask for. It is short enough for a
+// caller with half a second, and long enough for a cluster that has no master for hours. One probe serves all waiting
+// acquires.
+const requestInterval = 250 * time.Millisecond
+
+// requestChecks asks for a probe of each node that may come to fit, unless the node was probed less than lately ago. It
+// returns when the first of them is to be asked again. A master needs no probe: it fits already, or it must first cease
+// to be the master, which its monitor sees.
+func (c *clusterView) requestChecks(s *Snapshot, lately time.Duration) (again time.Duration) {
+	again = lately
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		if n.Role == RoleMaster {
+			continue
+		}
+		if left := lately - time.Since(n.CheckedAt); left > 0 {
+			again = min(again, left)
+		} else if !n.node.checks.underWay.Load() {
+			n.node.checks.checkNow()
+		}
+	}
+	return again
+}
+
+// noNode makes the error of a wait that ended without success.
+func (c *clusterView) noNode(ctx context.Context, wanted string, started time.Time, tried map[string]error) *NoNodeError {
+	s := c.snapshot()
+	nodes := slices.Clone(s.nodes)
+	for i := range nodes {
+		nodes[i].node = nodes[i].node.frozen() // the numbers of this moment, not of the moment when the error is printed
+	}
+	return &NoNodeError{
+		Wanted: wanted,
+		Waited: time.Since(started),
+		Nodes:  nodes,
+		ended:  ctx.Err(),
+		cause:  context.Cause(ctx),
+		tried:  tried,
+		paused: s.paused,
+		finds:  *c.discovery.Load(),
+	}
+}

@@ -1,0 +1,198 @@
+package hasql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/internal/evidence"
+	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/pgerr"
+	"github.com/pghasql/hasql/internal/random"
+)
+
+// verifier is TxOptions.Verify.
+type verifier = func(ctx context.Context, conn *pgxpool.Conn) (applied bool, err error)
+
+// commits finds out what became of the transactions of InTx.
+type commits struct {
+	cluster *clusterView
+	config  *Config
+	master  *Route
+}
+
+// commits are those of a route.
+func (r *Route) commits() *commits {
+	master := r
+	if r.criteria.target != TargetMaster {
+		master = new(Route)
+		master.init(r.cluster, r.config, r.waits, TargetMaster)
+	}
+	return &commits{cluster: r.cluster, config: r.config, master: master}
+}
+
+// replicated returns a NotReplicatedError if the server gave up to wait for a synchronous standby.
+func replicated(conn *pgxpool.Conn) error {
+	if node, gaveUp := nodepool.Unreplicated(conn.Conn()); gaveUp {
+		return &NotReplicatedError{Node: node}
+	}
+	return nil
+}
+
+// findOut asks the master of now what became of a transaction, until it is known, known to be unknown, or ctx ends.
+func (c *commits) findOut(ctx context.Context, l *lostCommit) (verdict evidence.Verdict, why string) {
+	if l.mark == nil && l.trace.XID == 0 {
+		return evidence.Unknown, "nothing is known that tells it"
+	}
+	for round := 0; ; round++ {
+		conn, err := c.master.Acquire(ctx)
+		if err != nil {
+			return evidence.Unknown, "nobody to ask: " + err.Error()
+		}
+		verdict, why, err = c.ask(ctx, conn, l)
+		conn.Release()
+		switch {
+		case err == nil && verdict != evidence.Pending && verdict != evidence.Elsewhere:
+			return verdict, why
+		case err != nil:
+			why = err.Error()
+			if pgerr.IsStatementRefusal(err) && !isReadOnly(err) {
+				return evidence.Unknown, why
+			}
+		}
+		select {
+		case <-time.After(random.Jittered(backedOff(nodepool.MinDialBackoff, round, maxAskPause))):
+		case <-ctx.Done():
+			return evidence.Unknown, "not known in time: " + why
+		}
+	}
+}
+
+// maxAskPause is the longest pause between two questions after one transaction.
+const maxAskPause = 250 * time.Millisecond
+
+func isReadOnly(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == pgerr.ReadOnlySQLTransaction
+}
+
+// ask asks one session on the master.
+func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (verdict evidence.Verdict, why string, err error) {
+	if err := l.terminate(ctx, conn); err != nil {
+		return evidence.Unknown, "", err
+	}
+	now := c.master.originOf(conn, c.cluster.snapshot())
+	if l.mark != nil {
+		return c.askMark(ctx, conn, l, now)
+	}
+	answer, synchronous, err := l.status(ctx, conn)
+	if err != nil {
+		return evidence.Unknown, "", err
+	}
+	if now != nil {
+		answer.Node, answer.SystemID = now.Name, now.Report.SystemID
+	}
+	verdict, why = evidence.Judge(l.trace, answer, &c.cluster.history, c.config.MultiMaster)
+	switch {
+	case verdict == evidence.Applied && synchronous && answer.Life.Timeline == l.trace.Life.Timeline:
+		err = confirm(ctx, conn)
+	case verdict == evidence.Unknown && l.verify != nil && answer.Status != evidence.InProgress:
+		return l.verified(ctx, conn)
+	}
+	return verdict, why, err
+}
+
+// terminate ends the transaction's session, if it is on this very server and still in the transaction: nobody hears its answer any
+// more. One that waits for a synchronous standby has committed, and is left to it.
+func (l *lostCommit) terminate(ctx context.Context, conn *pgxpool.Conn) error {
+	t := &l.trace
+	if t.PID == 0 || t.XID == 0 || t.Life.Started == 0 {
+		return nil
+	}
+	_, err := conn.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity
+ where pid = $1::int and backend_xid = $2::text::xid and wait_event is distinct from 'SyncRep'
+ and (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8 = $3::int8`, t.PID, fmt.Sprint(uint32(t.XID)), t.Life.Started)
+	return err
+}
+
+// statusQuery asks what became of a transaction id, and who says so. An id that was not handed out yet is an error to
+// pg_xact_status; the end of the snapshot is below it.
+const statusQuery = `select case when $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) then 'in progress' else coalesce(pg_xact_status($1::text::xid8), '') end,
+ current_setting('synchronous_standby_names') <> '',` + whereabouts
+
+// status asks for the status of the transaction's id.
+func (l *lostCommit) status(ctx context.Context, conn *pgxpool.Conn) (a evidence.Answer, synchronous bool, err error) {
+	var status string
+	var timeline, recovered int64
+	err = conn.QueryRow(ctx, statusQuery, fmt.Sprint(l.trace.XID)).Scan(&status, &synchronous, &timeline, &recovered, &a.Life.Started)
+	a.Life.Timeline, a.Life.Recovered = uint32(timeline), uint64(recovered)
+	a.Status = map[string]evidence.Status{
+		"in progress": evidence.InProgress, "aborted": evidence.Aborted, "committed": evidence.Committed,
+	}[status]
+	return a, synchronous, err
+}
+
+// confirm commits something small, and with it waits until everything before has been replicated as it should.
+func confirm(ctx context.Context, conn *pgxpool.Conn) error {
+	nodepool.ExpectReplication(conn.Conn())
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `select pg_logical_emit_message(true, 'hasql', ''),
+ set_config('synchronous_commit', case when current_setting('synchronous_commit') in ('off', 'local') then 'on' else current_setting('synchronous_commit') end, true)`)
+	if err != nil {
+		_ = tx.Rollback(ctx)
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return err
+	}
+	return replicated(conn)
+}
+
+// askMark reads the mark, on a server that may be asked.
+func (c *commits) askMark(ctx context.Context, conn *pgxpool.Conn, l *lostCommit, now *NodeState) (evidence.Verdict, string, error) {
+	t := &l.trace
+	if now != nil {
+		switch {
+		case t.SystemID != 0 && now.Report.SystemID != 0 && t.SystemID != now.Report.SystemID:
+			return evidence.Unknown, "the master is one of another cluster", nil
+		case c.config.MultiMaster && now.Name != t.Node:
+			return evidence.Unknown, "there may be several masters, and this is not the one of the transaction", nil
+		case now.Report.Timeline != 0 && now.Report.Timeline < t.Life.Timeline:
+			return evidence.Elsewhere, "the node that answers is on an older timeline than the transaction", nil
+		case now.Report.Timeline != 0 && now.Report.Timeline == t.Life.Timeline && now.Name != t.Node:
+			return evidence.Unknown, "another node is the master on the same timeline", nil
+		}
+	}
+	nodepool.ExpectReplication(conn.Conn())
+	var seq int64
+	if err := conn.QueryRow(ctx, askMark(l.marker), l.mark.client, l.mark.slot).Scan(&seq); err != nil {
+		return evidence.Unknown, "", err
+	}
+	applied, err := l.judgeMark(seq)
+	switch {
+	case err != nil:
+		return evidence.Unknown, err.Error(), nil
+	case !applied:
+		return evidence.NotApplied, "", nil
+	}
+	return evidence.Applied, "", replicated(conn)
+}
+
+// verified asks the user.
+func (l *lostCommit) verified(ctx context.Context, conn *pgxpool.Conn) (evidence.Verdict, string, error) {
+	applied, err := l.verify(ctx, conn)
+	switch {
+	case err != nil:
+		return evidence.Unknown, "Verify failed: " + err.Error(), nil
+	case applied:
+		return evidence.Applied, "", nil
+	}
+	return evidence.NotApplied, "", nil
+}

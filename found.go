@@ -1,0 +1,134 @@
+package hasql
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/pghasql/hasql/discovery"
+	"github.com/pghasql/hasql/internal/dsn"
+)
+
+// discovererOf makes the Discoverer that a DSN names, nil if it names none.
+func discovererOf(d *dsn.DSN) (Discoverer, error) {
+	kind, urls := d.Settings["hasql_discovery"], d.Settings["hasql_patroni"]
+	switch {
+	case kind != "" && urls != "":
+		return nil, errors.New("hasql_discovery and hasql_patroni: there can be one discovery only")
+	case urls != "":
+		return discovery.Patroni(strings.Split(urls, ",")...), nil
+	case kind == "":
+		return nil, nil
+	case kind != "dns" && kind != "srv":
+		return nil, fmt.Errorf("%s: neither dns nor srv", dsn.Show("hasql_discovery", kind))
+	}
+	e := d.Endpoints[0]
+	if len(d.Endpoints) > 1 || e.Addr != "" {
+		return nil, fmt.Errorf("hasql_discovery=%s: the DSN needs exactly one host, without a hostaddr: the name to ask for", kind)
+	}
+	if kind == "srv" {
+		return discovery.SRV(e.Host), nil
+	}
+	return discovery.DNS(e.Host, e.Port), nil
+}
+
+// listing is one node of a list.
+type listing struct {
+	server server
+	label  label
+	config func() (NodeConfig, error) // of a new node
+}
+
+// listing describes a node that was found.
+func (c *Config) listing(e Endpoint) listing {
+	like, known := c.like(e)
+	l := label{e.Name, e.Zone, e.Tags}
+	if known {
+		l.zone = cmp.Or(e.Zone, like.Zone)
+	}
+	return listing{newServer(e.Host, e.Port, e.Addr), l, func() (NodeConfig, error) {
+		pool, err := c.poolLike(like, e)
+		return NodeConfig{Name: l.name, Zone: l.zone, Tags: l.tags, Pool: pool, addr: e.Addr}, err
+	}}
+}
+
+// like returns the node of the configuration that a node that was found takes after, and whether both have one host and port.
+func (c *Config) like(e Endpoint) (n *NodeConfig, known bool) {
+	for i := range c.Nodes {
+		conn := c.Nodes[i].Pool.ConnConfig
+		if strings.EqualFold(conn.Host, e.Host) && conn.Port == e.Port {
+			return &c.Nodes[i], true
+		}
+	}
+	return &c.Nodes[0], false
+}
+
+// poolLike makes the configuration of the pool of a node that was found: that of another node, as the user has edited it, but
+// for what the DSN says of each host alone.
+func (c *Config) poolLike(like *NodeConfig, e Endpoint) (*pgxpool.Config, error) {
+	network, _ := c.source.Settings.Network(c.DownTimeout) // its problems are ParseConfig's
+	host := dsn.Endpoint{Host: e.Host, Port: e.Port}
+	if e.Addr.IsValid() {
+		host.Addr = e.Addr.String()
+	}
+	pool := like.Pool.Copy()
+	conn := pool.ConnConfig
+	was := dsn.Endpoint{Host: conn.Host, Port: conn.Port}
+	plain, err := c.source.Pool(was, network, isOurs)
+	if err != nil {
+		return nil, err
+	}
+	own, err := c.source.Pool(host, network, isOurs)
+	if err != nil {
+		return nil, err
+	}
+	socket := dsn.IsSocket(was.Host)
+	if socket {
+		conn.TLSConfig, conn.Fallbacks = own.ConnConfig.TLSConfig, own.ConnConfig.Fallbacks
+		conn.DialFunc = own.ConnConfig.DialFunc
+	}
+	if socket || like.addr.IsValid() || e.Addr.IsValid() {
+		conn.LookupFunc = own.ConnConfig.LookupFunc
+	}
+	if conn.Password == plain.ConnConfig.Password { // else the user has set it
+		conn.Password = own.ConnConfig.Password
+	}
+	conn.Host, conn.Port = host.Host, host.Port
+	sni := serverName(own.ConnConfig)
+	rename(conn.TLSConfig, was.Host, host.Host, sni)
+	for _, f := range conn.Fallbacks {
+		f.Host, f.Port = host.Host, host.Port
+		rename(f.TLSConfig, was.Host, host.Host, sni)
+	}
+	return pool, nil
+}
+
+// serverName returns the name that a connection asks for by TLS, "" if it asks for none.
+func serverName(conn *pgx.ConnConfig) string {
+	if conn.TLSConfig != nil {
+		return conn.TLSConfig.ServerName
+	}
+	for _, f := range conn.Fallbacks {
+		if f.TLSConfig != nil {
+			return f.TLSConfig.ServerName
+		}
+	}
+	return ""
+}
+
+// rename makes TLS compare another host's name with the certificate, or where no name is compared and an address had none to ask
+// for, ask for that one. A name that the user has set stays.
+func rename(config *tls.Config, from, to, sni string) {
+	switch {
+	case config == nil:
+	case config.ServerName == from:
+		config.ServerName = to
+	case config.ServerName == "":
+		config.ServerName = sni
+	}
+}

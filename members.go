@@ -1,0 +1,78 @@
+package hasql
+
+import (
+	"context"
+	"time"
+)
+
+// list makes the listed nodes the members of the cluster.
+func (pm *PoolManager) list(ctx context.Context, listed []listing) error {
+	pm.operating.Lock()
+	defer pm.operating.Unlock()
+	for {
+		members, joining, err := pm.assemble(ctx, listed)
+		if err != nil {
+			return err
+		}
+		order := membership{members, time.Now()}
+		if !pm.order(order) {
+			endNodes(joining)
+			return ErrClosed
+		}
+		if !order.outdated(pm.cluster.snapshot()) {
+			return nil
+		}
+		endNodes(joining) // one that was to stay has just left, and nothing was done: it comes back as another node
+	}
+}
+
+// assemble returns the members that a list is of, and those of them that are new.
+func (pm *PoolManager) assemble(ctx context.Context, listed []listing) (members []member, joining []*node, err error) {
+	members = pm.cluster.snapshot().membersLike(listed)
+	var added []NodeConfig
+	for i := range members {
+		if m := &members[i]; m.node == nil {
+			config, err := listed[i].config()
+			if err != nil {
+				return nil, nil, err
+			}
+			added, m.joins = append(added, config), true
+		}
+	}
+	joining, err = newNodes(ctx, added)
+	if err != nil {
+		return nil, nil, &ConfigError{Problems: []string{err.Error()}}
+	}
+	rest := joining
+	for i := range members {
+		if m := &members[i]; m.joins {
+			m.node, rest = rest[0], rest[1:]
+		}
+	}
+	return members, joining, nil
+}
+
+// membersLike finds the nodes that a list is of. A node that is not known yet is nil. Where several are one server, the name
+// tells them apart.
+func (s *Snapshot) membersLike(listed []listing) []member {
+	members := make([]member, len(listed))
+	taken := make(map[*node]bool)
+	for _, sameName := range []bool{true, false} {
+		for i, l := range listed {
+			for j := range s.nodes {
+				n := &s.nodes[j]
+				if members[i].node == nil && !taken[n.node] && n.node.server == l.server && (n.Name == l.label.name || !sameName) {
+					members[i].node, taken[n.node] = n.node, true
+				}
+			}
+			members[i].label = l.label
+		}
+	}
+	return members
+}
+
+// order sends a change to the cluster, and waits until every reader sees it. It returns false if the cluster is closed.
+func (pm *PoolManager) order(what change) bool {
+	// The second change does nothing. It is accepted after the first one was published.
+	return pm.cluster.tell(what) && pm.cluster.tell(banOrder{})
+}

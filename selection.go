@@ -1,0 +1,52 @@
+package hasql
+
+import (
+	"github.com/pghasql/hasql/internal/random"
+)
+
+// current returns the candidates as of the current snapshot. The first acquire that sees a new snapshot computes them for
+// all.
+func (r *Route) current() *selection {
+	s := r.cluster.snapshot()
+	t := r.selection.Load()
+	if t == nil || t.snapshot != s {
+		t = &selection{snapshot: s}
+		if !s.closed {
+			t.choice = s.candidates(&r.criteria, nil)
+		}
+		r.selection.Store(t)
+	}
+	return t
+}
+
+// pick chooses one of the candidates. It returns nil if there are none.
+func (r *Route) pick(c *choice) *Candidate {
+	if len(c.masters) > 0 && random.Fraction() < r.criteria.masterWeight {
+		return r.pickOf(c.masters)
+	}
+	chosen := r.pickOf(c.fit)
+	if c.pastSlowStart != nil && chosen.slowStarting && !chosen.node.admittedBySlowStart(chosen.Since) {
+		return r.pickOf(c.pastSlowStart)
+	}
+	return chosen
+}
+
+func (r *Route) pickOf(cs []Candidate) *Candidate {
+	switch len(cs) {
+	case 0:
+		return nil
+	case 1:
+		return &cs[0]
+	}
+	if i := r.config.Picker.Pick(cs); uint(i) < uint(len(cs)) {
+		return &cs[i]
+	}
+	return &cs[0]
+}
+
+// fits reports whether a candidate still has the role and status now for which it was picked.
+func (r *Route) fits(c *Candidate) bool {
+	s := r.cluster.snapshot()
+	n := s.state(c.node)
+	return n != nil && n.Status.usable() && n.Role == c.Role && (n.Role == RoleMaster && !s.paused || n.Role == RoleReplica && r.criteria.fresh(n))
+}
