@@ -163,7 +163,7 @@ func TestJSONShape(t *testing.T) {
 			"pool":     {keys(master["pool"]), "idle in_use max opening waiting"},
 			"acquires": {keys(master["acquires"]), "any master prefer_replica replica"},
 			"targets":  {keys(targets), "any master prefer_replica replica"},
-			"target":   {keys(targets["master"]), "acquires failures wait_seconds waits"},
+			"target":   {keys(targets["master"]), "acquires failures wait_seconds waiting waits"},
 			"transition": {
 				keys(document["transitions"].([]any)[0]),
 				"at cause no_master_seconds node role status was_role was_status",

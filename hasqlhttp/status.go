@@ -78,6 +78,7 @@ type Target struct {
 	Waits       int64   `json:"waits"`        // acquires that found no connection idle
 	WaitSeconds float64 `json:"wait_seconds"` // total time of these waits
 	Failures    int64   `json:"failures"`     // acquires that failed, also because their context ended
+	Waiting     int64   `json:"waiting"`      // acquires that wait at this moment
 }
 
 // targetNames are the keys of [Status.Targets].
@@ -108,7 +109,7 @@ func NewStatus(pm *hasql.PoolManager, history *History) *Status {
 	}
 	for target, name := range targetNames {
 		t := stat.Target(target)
-		s.Targets[name] = Target{Acquires: t.Acquires, Waits: t.Waits, WaitSeconds: t.WaitTime.Seconds(), Failures: t.Failures}
+		s.Targets[name] = Target{Acquires: t.Acquires, Waits: t.Waits, WaitSeconds: t.WaitTime.Seconds(), Failures: t.Failures, Waiting: t.Waiting}
 	}
 	if history != nil {
 		s.Transitions = history.newestFirst()
