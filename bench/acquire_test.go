@@ -17,8 +17,8 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// cluster is one master and one replica. The replica listens on every loopback address, each of which is a node of its
-// own to the library: so there can be a hundred nodes on one machine.
+// cluster starts one master and one replica. The replica listens on every loopback address. The library takes each address
+// for a node of its own, so there can be a hundred nodes on one machine.
 func cluster(b *testing.B) *pgcluster.Cluster {
 	b.Helper()
 	c, err := pgcluster.Start(b.Context(), pgcluster.Options{
@@ -36,7 +36,7 @@ func cluster(b *testing.B) *pgcluster.Cluster {
 	return c
 }
 
-// manager routes over the master and so many addresses of the replica that there are nodes in all.
+// manager makes a PoolManager of the master and as many addresses of the replica as it takes to have that number of nodes.
 func manager(b *testing.B, c *pgcluster.Cluster, nodes int, balancer string) *hasql.PoolManager {
 	b.Helper()
 	hosts := []string{c.Nodes()[0].Addr()}
@@ -105,7 +105,7 @@ func BenchmarkQueryRow(b *testing.B) {
 	compare(b, query(pool), query(pm.Master()))
 }
 
-// bare is what the library is compared with.
+// bare makes the pgxpool that the library is compared with.
 func bare(b *testing.B, c *pgcluster.Cluster) *pgxpool.Pool {
 	b.Helper()
 	pool, err := pgxpool.New(b.Context(), c.Nodes()[0].DSN()+"&pool_max_conns=4")
@@ -117,7 +117,7 @@ func bare(b *testing.B, c *pgcluster.Cluster) *pgxpool.Pool {
 	return pool
 }
 
-// warm opens connections, so that none is opened while time is taken.
+// warm opens connections, so that none is opened during the measurement.
 func warm(b *testing.B, acquire acquirer, rounds int) {
 	b.Helper()
 	for range rounds {
@@ -135,13 +135,13 @@ func warm(b *testing.B, acquire acquirer, rounds int) {
 	}
 }
 
-// compare runs both in turn, in blocks short enough for a drift of the machine to hit both alike, and reports the median
-// block of each, their difference and ratio, and the allocations of each.
+// compare runs both in turn, in blocks so short that a drift of the machine affects both alike. It reports the median block of
+// each, their difference and ratio, and the allocations of each.
 func compare(b *testing.B, pgxpool, hasql func()) {
 	compareBlocks(b, inTurn(pgxpool), inTurn(hasql))
 }
 
-// block is how many operations are timed at once: divisible by the goroutines of any crowd.
+// block is how many operations are timed at once. Every crowd's number of goroutines divides it.
 const block = 512
 
 func inTurn(f func()) func(n int) {
@@ -152,7 +152,7 @@ func inTurn(f func()) func(n int) {
 	}
 }
 
-// compareBlocks is compare of what does n operations at once.
+// compareBlocks is compare for functions that do n operations.
 func compareBlocks(b *testing.B, pgxpool, hasql func(n int)) {
 	theirs, ours := new(series), new(series)
 	for b.Loop() {

@@ -21,10 +21,10 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// huntTime is how long a hunt is watched: shorter than its first phase, which is that of RecoveryInterval.
+// huntTime is how long a hunt is measured. It is shorter than the first phase of a hunt, that of RecoveryInterval.
 const huntTime = 3 * time.Second
 
-// BenchmarkHunt is what clients that look for a lost master ask of one replica: probes per second, and the share of a core
+// BenchmarkHunt measures what clients that look for a lost master cost one replica: probes per second, and the share of a core
 // that the server spends on them. The intervals are those of the three phases of a hunt.
 func BenchmarkHunt(b *testing.B) {
 	c := cluster(b)
@@ -73,8 +73,8 @@ func hunt(b *testing.B, c *pgcluster.Cluster, interval time.Duration, clients in
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkHuntForAServerThatStarts is what the same clients cost a server that lets nobody in yet, as in crash recovery: log-ins
-// per second, and the share of a core that it spends on refusing them, which its recovery would have.
+// BenchmarkHuntForAServerThatStarts measures what the same clients cost a server that refuses every log-in, as during crash
+// recovery: log-ins per second, and the share of a core that the server spends on refusing them instead of recovering.
 func BenchmarkHuntForAServerThatStarts(b *testing.B) {
 	for _, clients := range []int{1, 10, 100} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
@@ -132,7 +132,7 @@ func startForEver(b *testing.B, c *pgcluster.Cluster) (postmaster string) {
 	started := make(chan struct{})
 	go func() {
 		defer close(started)
-		_ = replica.Start(ctx) // which waits for what never happens
+		_ = replica.Start(ctx) // never succeeds
 	}()
 	b.Cleanup(func() {
 		giveUp()
@@ -164,7 +164,7 @@ func ofChildren(b *testing.B, process string) (total time.Duration) {
 	b.Helper()
 	stat, err := os.ReadFile(filepath.Join(process, "stat"))
 	if err != nil {
-		b.Skip("the kernel does not tell how long processes run: ", err)
+		b.Skip("the kernel does not show how long processes run: ", err)
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	for _, ticks := range fields[11:15] { // utime, stime, cutime, cstime: see proc(5)
@@ -177,7 +177,7 @@ func ofChildren(b *testing.B, process string) (total time.Duration) {
 	return total
 }
 
-// counting is a Checker that counts the questions that were answered.
+// counting is a Checker that counts the probes that were answered.
 type counting struct {
 	hasql.Checker
 	probes *atomic.Int64
@@ -207,7 +207,7 @@ func onCPU(b *testing.B, n *pgcluster.Node) (total time.Duration) {
 	for _, pid := range pids {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
 		if err != nil {
-			b.Skip("the kernel does not tell how long processes run: ", err)
+			b.Skip("the kernel does not show how long processes run: ", err)
 		}
 		nanoseconds, err := strconv.ParseInt(string(bytes.Fields(stat)[0]), 10, 64)
 		if err != nil {

@@ -6,13 +6,13 @@ import (
 	"testing"
 )
 
-// BenchmarkSaturated is Acquire and Release where four goroutines want each connection there is, so that nearly every
+// BenchmarkSaturated measures Acquire and Release where four goroutines compete for each connection, so that nearly every
 // acquire waits in a queue.
 func BenchmarkSaturated(b *testing.B) {
 	c := cluster(b)
 	for _, bench := range []struct {
 		name  string
-		nodes int // that the route leads to
+		nodes int // of the route
 	}{{"master", 1}, {"replica", 2}} {
 		pool, pm := bare(b, c), manager(b, c, 3, "least_loaded")
 		acquire := pm.AcquireMaster
@@ -28,7 +28,7 @@ func BenchmarkSaturated(b *testing.B) {
 	}
 }
 
-// crowd returns what has many goroutines acquire and release n times in all.
+// crowd returns a function that lets many goroutines acquire and release, n times in all.
 func crowd(b *testing.B, acquire acquirer, size int) (run func(n int)) {
 	turns, done := make(chan int), make(chan struct{})
 	for range size {
@@ -40,7 +40,7 @@ func crowd(b *testing.B, acquire acquirer, size int) (run func(n int)) {
 						b.Error(err)
 						break
 					}
-					runtime.Gosched() // the others come to want it
+					runtime.Gosched() // lets the others queue for it
 					conn.Release()
 				}
 				done <- struct{}{}

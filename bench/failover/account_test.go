@@ -8,12 +8,15 @@ import (
 
 const ms = time.Millisecond
 
+// absent is the id of a write that the last master does not have.
+const absent = 99
+
 // crashed is n1's death at 0; n2 is promoted and accepts writes at 340 ms.
 func crashed(ops ...op) record {
 	return record{
 		nodes: []string{"n1", "n2", "n3"}, old: 0, next: 1, end: 2000 * ms, ops: ops,
-		marks:  []mark{{"fault", 0}, {"promotion", 300}, {acceptingMark, 340}},
-		ledger: map[int64]bool{1: true, 2: true, 3: true, 4: true},
+		marks:   []mark{{"fault", 0}, {"promotion", 300}, {acceptingMark, 340}},
+		missing: map[int64]bool{absent: true},
 	}
 }
 
@@ -70,7 +73,6 @@ func TestOutageLastsFromTheOldMastersLastWriteToTheNewOnesFirst(t *testing.T) {
 
 func TestEachWriteHasOneFate(t *testing.T) {
 	t.Parallel()
-	const absent = 99
 	tests := map[string]struct {
 		op   op
 		want figures
@@ -102,7 +104,7 @@ func TestEachWriteHasOneFate(t *testing.T) {
 func TestWithoutPromotionNothingIsStrayAndTheOutageIsTheLongestWait(t *testing.T) {
 	t.Parallel()
 	r := record{
-		nodes: []string{"n1", "n2", "n3"}, next: nobody, end: 100 * ms, ledger: map[int64]bool{1: true, 2: true, 3: true},
+		nodes: []string{"n1", "n2", "n3"}, next: nobody, end: 100 * ms,
 		ops: []op{wrote(1, -5*ms, 0), wrote(2, 40*ms, 0), wrote(3, 90*ms, 0)},
 	}
 	f := account(r)

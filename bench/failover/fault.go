@@ -10,21 +10,21 @@ import (
 	"github.com/pghasql/hasql/internal/pgproxy"
 )
 
-// fault is something that happens to a cluster, and what is done about it.
+// fault is a fault of a cluster, and what a failover manager does about it.
 type fault struct {
 	name, about string
 	proxied     bool // the clients reach each node through a proxy, else directly
-	idle        bool // the clients rest from before the fault until a step wakes them
+	idle        bool // the clients pause from before the fault until a step wakes them
 	unpromoted  bool // no replica is promoted
 	plan        func(timing) schedule
 }
 
-// timing is when things happen, counted from the fault.
+// timing says when the steps of a run happen. Every time is counted from the fault.
 type timing struct {
 	promote time.Duration // the promotion
-	heal    time.Duration // the end of the fault, if it has one before the run's
-	stray   time.Duration // from there to the run's end
-	calm    time.Duration // to the run's end where nothing more happens
+	heal    time.Duration // the end of the fault, if it ends before the run
+	stray   time.Duration // from heal to the end of the run
+	calm    time.Duration // from the last step to the end of the run, if the fault does not end
 }
 
 // schedule is what happens in one run.
@@ -33,7 +33,7 @@ type schedule struct {
 	end   time.Duration
 }
 
-// step happens at its time, or when the step before is done if that is later.
+// step happens at its time. If the step before is not done by then, it happens as soon as that is done.
 type step struct {
 	at   time.Duration
 	mark string // its name in the timeline
@@ -46,11 +46,11 @@ var faults = []fault{
 		plan: failover((*trial).kill),
 	},
 	{
-		name: "stop-fast", about: "the master is shut down in order, then a promotion",
+		name: "stop-fast", about: "a fast shutdown of the master, then a promotion",
 		plan: failover(stop(pgcluster.StopFast)),
 	},
 	{
-		name: "stop-immediate", about: "the master is shut down without order, then a promotion",
+		name: "stop-immediate", about: "an immediate shutdown of the master, then a promotion",
 		plan: failover(stop(pgcluster.StopImmediate)),
 	},
 	{
@@ -62,7 +62,7 @@ var faults = []fault{
 		plan: comeback((*trial).freeze, "thaw", (*trial).thaw),
 	},
 	{
-		name: "partition", about: "silence between clients and master, which lives on; then a promotion; healed later",
+		name: "partition", about: "no packets between clients and master, which goes on; then a promotion; healed later",
 		proxied: true, plan: comeback(cut((*pgproxy.Proxy).Cut), "heal", (*trial).heal),
 	},
 	{
@@ -74,11 +74,11 @@ var faults = []fault{
 		proxied: true, plan: comeback(cut((*pgproxy.Proxy).CutToServer), "heal", (*trial).heal),
 	},
 	{
-		name: "replica-death", about: "kill -9 of the replica that comes first in the DSN; the master is well",
+		name: "replica-death", about: "kill -9 of the first replica in the DSN; the master stays healthy",
 		unpromoted: true, plan: replicaDeath,
 	},
 	{
-		name: "idle-promotion", about: "a promotion while the clients rest, the old master lives on; they wake 2 s later",
+		name: "idle-promotion", about: "a promotion while the clients pause and the old master goes on; they wake 2 s later",
 		idle: true, plan: idlePromotion,
 	},
 }
@@ -92,21 +92,29 @@ func (f fault) schedule(t timing) schedule {
 
 type action = func(*trial, context.Context) error
 
+// electTime is the part of the time before a promotion in which the failover manager elects the next master.
+const electTime = 100 * time.Millisecond
+
+// promotion is what a failover manager does: it elects the next master, and promotes it at the given time.
+func promotion(at time.Duration) []step {
+	return []step{{max(at-electTime, 0), "election", (*trial).elect}, {at, "promotion", (*trial).promote}}
+}
+
 // failover is a fault that lasts, and a promotion.
-func failover(strike action) func(timing) schedule {
+func failover(inject action) func(timing) schedule {
 	return func(t timing) schedule {
 		return schedule{
-			steps: []step{{0, "fault", strike}, {t.promote, "promotion", (*trial).promote}},
+			steps: append([]step{{0, "fault", inject}}, promotion(t.promote)...),
 			end:   t.promote + t.calm,
 		}
 	}
 }
 
-// comeback is a fault that ends after the promotion, with a stale master that knows of nothing.
-func comeback(strike action, mark string, undo action) func(timing) schedule {
+// comeback is a fault that ends after the promotion. The stale master does not know of the promotion.
+func comeback(inject action, mark string, undo action) func(timing) schedule {
 	return func(t timing) schedule {
 		return schedule{
-			steps: []step{{0, "fault", strike}, {t.promote, "promotion", (*trial).promote}, {t.heal, mark, undo}},
+			steps: append([]step{{0, "fault", inject}, {t.heal, mark, undo}}, promotion(t.promote)...),
 			end:   max(t.heal, t.promote) + t.stray,
 		}
 	}
@@ -114,7 +122,7 @@ func comeback(strike action, mark string, undo action) func(timing) schedule {
 
 func switchover(t timing) schedule {
 	return schedule{
-		steps: []step{{0, "fault", stop(pgcluster.StopFast)}, {0, "promotion", (*trial).promote}},
+		steps: append([]step{{0, "fault", stop(pgcluster.StopFast)}}, promotion(0)...),
 		end:   t.promote + t.calm,
 	}
 }
@@ -123,12 +131,12 @@ func replicaDeath(t timing) schedule {
 	return schedule{steps: []step{{0, "fault", (*trial).killReplica}}, end: t.promote + t.calm}
 }
 
-// idleTime is longer than the default hasql_check_interval: whoever looks at all has had the chance to see the promotion.
+// idleTime is longer than the default hasql_check_interval, so that every probe interval has seen the promotion.
 const idleTime = 2 * time.Second
 
 func idlePromotion(t timing) schedule {
 	return schedule{
-		steps: []step{{0, "promotion", (*trial).promote}, {idleTime, wakeMark, (*trial).wake}},
+		steps: append(promotion(0), step{idleTime, wakeMark, (*trial).wake}),
 		end:   idleTime + t.calm,
 	}
 }

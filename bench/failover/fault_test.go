@@ -36,7 +36,7 @@ func TestThawMayComeBeforeThePromotion(t *testing.T) {
 	early.heal = 100 * ms
 	freeze := faults[slices.IndexFunc(faults, func(f fault) bool { return f.name == "freeze" })]
 	s := freeze.schedule(early)
-	if s.steps[1].mark != "thaw" || s.steps[2].mark != "promotion" || s.end != 5300*ms {
+	if s.steps[1].mark != "thaw" || s.steps[2].mark != "election" || s.steps[3].mark != "promotion" || s.end != 5300*ms {
 		t.Errorf("got %+v", s)
 	}
 }

@@ -1,12 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"math"
-	"slices"
-	"strconv"
 	"time"
+
+	"github.com/pghasql/hasql/internal/human"
 )
 
 // figure is a number of milliseconds, or never, or none.
@@ -29,10 +28,8 @@ func (f figure) String() string {
 		return "-"
 	case f == never:
 		return "never"
-	case f >= 100:
-		return strconv.FormatFloat(float64(f), 'f', 0, 64)
 	}
-	return strconv.FormatFloat(float64(f), 'f', 1, 64)
+	return human.Milliseconds(float64(f))
 }
 
 // MarshalJSON implements json.Marshaler: never is "never", and none is null.
@@ -44,13 +41,4 @@ func (f figure) MarshalJSON() ([]byte, error) {
 		return []byte(`"never"`), nil
 	}
 	return json.Marshal(float64(f))
-}
-
-// spreadOf returns the median, least and greatest of values; zero if there are none. Never is the greatest of all.
-func spreadOf[T cmp.Ordered](values []T) (median, least, greatest T) {
-	if len(values) == 0 {
-		return median, least, greatest
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1] // the upper of two: no better than it was
 }

@@ -25,23 +25,3 @@ func TestFigureShowsWhatItMeans(t *testing.T) {
 		}
 	}
 }
-
-func TestSpreadNeverFlatters(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		values               []figure
-		median, least, worst figure
-	}{
-		{nil, 0, 0, 0},
-		{[]figure{7}, 7, 7, 7},
-		{[]figure{9, 3}, 9, 3, 9},
-		{[]figure{5, never, 4, 2, 3}, 4, 2, never},
-		{[]figure{never, 2, never}, never, 2, never},
-	}
-	for _, test := range tests {
-		median, least, worst := spreadOf(test.values)
-		if median != test.median || least != test.least || worst != test.worst {
-			t.Errorf("%v: got %v, %v, %v", test.values, median, least, worst)
-		}
-	}
-}

@@ -9,11 +9,11 @@ import (
 // loadOptions say how the clients work.
 type loadOptions struct {
 	readers int
-	pause   time.Duration // a client's rest between two operations
-	limit   time.Duration // its patience with one
+	pause   time.Duration // between two operations of a client
+	limit   time.Duration // time limit of one operation
 }
 
-// load is a service at work: one writer and some readers, who know nothing of nodes.
+// load is a service at work: one writer and some readers, which do not know the nodes.
 type load struct {
 	loadOptions
 	subject subject
@@ -24,27 +24,27 @@ type load struct {
 	resting chan struct{} // closed to let the clients finish
 	quit    context.CancelFunc
 
-	// clients are all that ever worked, a later one in the place of an earlier one after a rest. What they did is
-	// their own until they have ended.
+	// clients are all clients of this run. After a pause, new ones take the place of the earlier ones. Each writes its own
+	// operations; others may read them once it has ended.
 	clients []*client
 }
 
-// client did one operation after the other.
+// client does one operation after the other.
 type client struct {
 	writes bool
 	number int // among those that work at the same time
-	done   []deed
+	done   []operation
 }
 
-// deed is one finished operation.
-type deed struct {
+// operation is one finished operation, as its client records it.
+type operation struct {
 	id         int64 // of a write
 	start, end time.Time
 	node       int
 	err        error
 }
 
-// start sets the clients to work until rest or stop, or ctx ends.
+// start starts the clients. They work until rest or stop, or until ctx ends.
 func (l *load) start(ctx context.Context) {
 	ctx, l.quit = context.WithCancel(ctx)
 	l.resting = make(chan struct{})
@@ -55,14 +55,14 @@ func (l *load) start(ctx context.Context) {
 	}
 }
 
-// rest lets every client finish its operation and returns when all have.
+// rest lets every client finish its operation, and returns when all have ended.
 func (l *load) rest() {
 	close(l.resting)
 	l.running.Wait()
 	l.quit()
 }
 
-// stop ends the clients where they are. The operations that this breaks off are not recorded.
+// stop interrupts the clients. Interrupted operations are not recorded.
 func (l *load) stop() {
 	if l.quit != nil {
 		l.quit()
@@ -91,11 +91,11 @@ func (l *load) work(ctx context.Context, c *client, resting <-chan struct{}) {
 }
 
 // once does one operation.
-func (l *load) once(ctx context.Context, c *client) deed {
+func (l *load) once(ctx context.Context, c *client) operation {
 	ctx, cancel := context.WithTimeout(ctx, l.limit)
 	defer cancel()
 	var port int
-	d := deed{node: nobody, start: time.Now()}
+	d := operation{node: nobody, start: time.Now()}
 	if c.writes {
 		l.lastID++ // there is one writer at a time
 		d.id = l.lastID
@@ -110,7 +110,7 @@ func (l *load) once(ctx context.Context, c *client) deed {
 	return d
 }
 
-// ops returns all that was done, in times since zero. No client may be at work.
+// ops returns all operations, with times since zero. No client may be at work.
 func (l *load) ops(zero time.Time) (ops []op) {
 	for _, c := range l.clients {
 		for _, d := range c.done {

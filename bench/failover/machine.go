@@ -2,8 +2,8 @@ package main
 
 import "time"
 
-// watchMachine notices when this process does not get to run, because the machine has too much to do: a time for which
-// no subject is to blame. stop returns the longest since the call, and may be called once.
+// watchMachine measures how long this process does not get to run because the machine is too busy. No subject is to blame for
+// that time. stop returns the longest such time since the call. It may be called once.
 func watchMachine() (stop func() time.Duration) {
 	const beat = time.Millisecond
 	ended, longest := make(chan struct{}), make(chan time.Duration)

@@ -1,12 +1,12 @@
-// Command failover measures what a service feels while the master of its PostgreSQL cluster fails over: through hasql at
-// its defaults, through hasql set to react fast, and through pgxpool with pgx's own multi-host DSN.
+// Command failover measures what a service sees while the master of its PostgreSQL cluster fails over. It compares hasql at its
+// defaults, hasql with short intervals, and pgxpool with pgx's own multi-host DSN.
 //
 //	cd bench && go run ./failover
 //
-// Each run has a cluster of its own on this machine, one master and two replicas, on which one writer and some readers
-// work without rest. At time 0 something happens to the master, 300 ms later a replica is promoted, as a failover
-// manager would, and a prober of its own finds out when that one accepts writes. A table goes to standard output, every
-// run to a JSON file and as an SVG timeline into a folder.
+// Each run has a cluster of its own on this machine: one master and two replicas. One writer and some readers work on it
+// without pause. A fault happens at time 0. 300 ms later a replica is promoted, as a failover manager would do. A prober with
+// its own connection finds out when the new master accepts writes. The command prints a table. It writes every run to a JSON
+// file and, as an SVG timeline, to a folder.
 package main
 
 import (
@@ -46,7 +46,7 @@ type options struct {
 	sync     bool
 	markdown bool
 	out      string
-	given    map[string]string // every flag as it stood, for the JSON
+	given    map[string]string // the value of every flag, for the JSON
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	report := &report{Environment: newEnvironment(o)}
 	err = measure(ctx, o, report, stderr)
 	if ctx.Err() != nil {
-		err = errors.New("interrupted; the clusters are gone, what was measured until then stands above")
+		err = errors.New("interrupted; the clusters are removed, and the table has the runs until then")
 	}
 	if len(report.Runs) == 0 {
 		return err
@@ -74,8 +74,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return errors.Join(report.table().render(stdout, o.markdown), report.save(o.out), err)
 }
 
-// measure makes all runs. Those of one fault alternate between the subjects, so that a drift of the machine hits all
-// alike.
+// measure makes all runs. The runs of one fault alternate between the subjects, so that a drift of the machine affects all
+// subjects alike.
 func measure(ctx context.Context, o *options, report *report, progress io.Writer) error {
 	for _, f := range o.faults {
 		for i := range o.runs {
@@ -115,18 +115,18 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	flags := flag.NewFlagSet("failover", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() { usage(flags) }
-	faultNames := flags.String("faults", "", "what shall happen, separated by commas (default all)")
-	subjectNames := flags.String("subjects", "", "through what, separated by commas (default all)")
+	faultNames := flags.String("faults", "", "faults, separated by commas (default all)")
+	subjectNames := flags.String("subjects", "", "subjects, separated by commas (default all)")
 	flags.IntVar(&o.runs, "n", 10, "`runs` of each fault with each subject")
 	flags.BoolVar(&o.sync, "sync", false, "replicate synchronously: a commit waits for any one replica")
-	flags.IntVar(&o.load.readers, "readers", 2, "readers beside the one writer")
-	flags.DurationVar(&o.load.pause, "pause", time.Millisecond, "a client's rest between two operations")
-	flags.DurationVar(&o.load.limit, "limit", 2*time.Second, "a client's patience with one operation")
+	flags.IntVar(&o.load.readers, "readers", 2, "number of readers; there is one writer")
+	flags.DurationVar(&o.load.pause, "pause", time.Millisecond, "time between two operations of a client")
+	flags.DurationVar(&o.load.limit, "limit", 2*time.Second, "time limit of one operation")
 	flags.IntVar(&o.maxConns, "max-conns", 4, "pool_max_conns")
-	flags.DurationVar(&o.timing.promote, "promote", 300*time.Millisecond, "from the fault to the promotion")
-	flags.DurationVar(&o.timing.heal, "heal", 5*time.Second, "from the fault to the thaw or to the end of a partition")
-	flags.DurationVar(&o.timing.stray, "stray", 5*time.Second, "how long to go on after that, looking for stray writes")
-	flags.DurationVar(&o.timing.calm, "calm", 1500*time.Millisecond, "how long to go on after a promotion without more to come")
+	flags.DurationVar(&o.timing.promote, "promote", 300*time.Millisecond, "time from the fault to the promotion")
+	flags.DurationVar(&o.timing.heal, "heal", 5*time.Second, "time from the fault to the thaw or to the end of a partition")
+	flags.DurationVar(&o.timing.stray, "stray", 5*time.Second, "how long to look for stray writes after that")
+	flags.DurationVar(&o.timing.calm, "calm", 1500*time.Millisecond, "how long to go on after the last event of a run")
 	flags.BoolVar(&o.markdown, "markdown", false, "print the table in Markdown")
 	flags.StringVar(&o.out, "out", "", "`folder` for JSON and SVG (default a temporary one)")
 	if err := flags.Parse(args); err != nil {
@@ -171,7 +171,7 @@ func choose[T any](all []T, names string, name func(T) string) (chosen []T, err 
 
 func usage(flags *flag.FlagSet) {
 	w := flags.Output()
-	fmt.Fprintln(w, "Measures what a service feels while its PostgreSQL cluster fails over.\n\nFlags:")
+	fmt.Fprintln(w, "Measures what a service sees while its PostgreSQL cluster fails over.\n\nFlags:")
 	flags.PrintDefaults()
 	fmt.Fprintln(w, "\nFaults:")
 	for _, f := range faults {

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// report is all that was measured, as the JSON has it.
+// report is everything that was measured, as the JSON file has it.
 type report struct {
 	Environment environment `json:"environment"`
 	Runs        []result    `json:"runs"`
 }
 
-// environment is where and how.
+// environment is where and how the runs were made.
 type environment struct {
 	Time       time.Time         `json:"time"`
 	Go         string            `json:"go"`
@@ -70,7 +70,7 @@ type result struct {
 	Marks      []mark     `json:"marks"`
 	Figures    figures    `json:"figures"`
 	Goroutines goroutines `json:"goroutines"`
-	Stall      figure     `json:"machine_stall_ms"` // the longest that this process did not get to run
+	Stall      figure     `json:"machine_stall_ms"` // the longest time that this process did not get to run
 	Errors     []failure  `json:"errors,omitempty"`
 
 	postgres string
@@ -84,7 +84,7 @@ type failure struct {
 	Last  figure `json:"last_ms"`
 }
 
-// fill in what the record of the run shows.
+// fill computes the result from the record of the run.
 func (r *result) fill(rec record) {
 	r.SVG = strings.ReplaceAll(fmt.Sprintf("%s-%s-%d.svg", r.Fault, r.Subject, r.Run), " ", "-")
 	r.Marks = rec.marks
@@ -128,7 +128,7 @@ func failures(ops []op) []failure {
 // worthStall is a stall of the machine that may show in the figures.
 const worthStall figure = 20
 
-// String tells of the run on one line.
+// String returns the run on one line.
 func (r result) String() string {
 	f := r.Figures
 	parts := []string{fmt.Sprintf("%s, %s, run %d:", r.Fault, r.Subject, r.Run)}

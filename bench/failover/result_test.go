@@ -69,11 +69,11 @@ func TestReportIsSavedWithFiguresThatAreNoNumbers(t *testing.T) {
 func TestGoroutinesOfASubjectAreToldFromOthers(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{
-		"goroutine 7 [select]:\ngithub.com/pghasql/hasql.(*monitor).rest(0xc0)\n":                                             true,
-		"goroutine 8 [select]:\ngithub.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck(0xc0)\n":                        true,
-		"goroutine 9 [IO wait]:\ngithub.com/jackc/pgx/v5.(*Conn).Exec(0xc0)\nmain.(*load).work(0xc0)\n":                       false,
-		"goroutine 3 [IO wait]:\ngithub.com/jackc/pgx/v5.(*Conn).Exec(0xc0)\nmain.awaitWrites(0xc0)\n":                        false,
-		"goroutine 4 [syscall]:\nos/exec.(*Cmd).Wait(0xc0)\ngithub.com/pghasql/hasql/internal/pgcluster.(*install).x(0xc0)\n": false,
+		"goroutine 7 [select]:\ngithub.com/pghasql/hasql.(*monitor).rest(0xc0)\n":                                                              true,
+		"goroutine 8 [select]:\ngithub.com/jackc/pgx/v5/pgxpool.(*Pool).backgroundHealthCheck(0xc0)\n":                                         true,
+		"goroutine 9 [IO wait]:\ngithub.com/jackc/pgx/v5.(*Conn).Exec(0xc0)\nmain.(*load).work(0xc0)\n":                                        false,
+		"goroutine 3 [IO wait]:\ngithub.com/jackc/pgx/v5.(*Conn).Exec(0xc0)\ngithub.com/pghasql/hasql/internal/workload.(*Prober).Run(0xc0)\n": false,
+		"goroutine 4 [syscall]:\nos/exec.(*Cmd).Wait(0xc0)\ngithub.com/pghasql/hasql/internal/pgcluster.(*install).x(0xc0)\n":                  false,
 	}
 	for stack, want := range tests {
 		if got := ofSubject([]byte(stack)); got != want {

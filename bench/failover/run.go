@@ -4,46 +4,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/pghasql/hasql/internal/pgcluster"
 	"github.com/pghasql/hasql/internal/pgproxy"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 const (
-	// The clients work for so long before the fault. The spread is hasql's default check interval, over which the runs
-	// of a series are laid out evenly: a fault knows nothing of the probes.
+	// The clients work for at least warmLeast before the fault. The runs of a series add between 0 and warmSpread, in even
+	// steps. warmSpread is hasql's default check interval, so the faults happen at different times between two probes.
 	warmLeast  = 500 * time.Millisecond
 	warmSpread = time.Second
 
-	patience   = time.Minute     // with one run, beyond its schedule
-	closeLimit = 5 * time.Second // with the end of a subject
-	leaveLimit = time.Second     // with the end of its goroutines
+	patience   = time.Minute     // how long a run may take longer than its schedule
+	closeLimit = 5 * time.Second // time limit for closing a subject
+	leaveLimit = time.Second     // time limit for the end of its goroutines
 )
 
-// trial is one run under way.
+// trial is a run in progress.
 type trial struct {
-	cluster   *pgcluster.Cluster
-	nodes     []*pgcluster.Node
-	proxies   []*pgproxy.Proxy  // one per node if the fault is proxied
-	standbys  map[int]*pgx.Conn // opened before the fault, past the subject
-	subject   subject
-	load      *load
-	old, next int       // masters; next is nobody until one is promoted
-	zero      time.Time // of the clock: the fault
-	marks     []mark
+	cluster     *pgcluster.Cluster
+	nodes       []*pgcluster.Node
+	proxies     []*pgproxy.Proxy // one per node if the fault is proxied
+	subject     subject
+	load        *load
+	elected     []*pgcluster.Node // the replica to promote, then the others
+	accepted    chan time.Time    // gets the time of the first write that the new master accepted
+	probing     sync.WaitGroup
+	stopProbing context.CancelFunc // nil before the election
+	old, next   int                // masters; next is nobody until one is promoted
+	zero        time.Time          // of the clock: the fault
+	marks       []mark
 }
 
 // try makes the i-th run of a fault with a subject, on a cluster of its own.
 func try(ctx context.Context, o *options, f fault, c contender, i int) (r result, rec record, err error) {
 	plan := f.schedule(o.timing)
 	limit := plan.end + patience
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %v", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the run did not end within %v", limit))
 	defer cancel()
 	t := &trial{next: nobody}
 	defer func() { err = errors.Join(err, t.dismantle()) }()
@@ -75,7 +77,7 @@ func try(ctx context.Context, o *options, f fault, c contender, i int) (r result
 	return r, rec, nil
 }
 
-// build starts the cluster, and whatever else is there before the subject.
+// build starts the cluster and the proxies, and makes the tables.
 func (t *trial) build(ctx context.Context, o *options, f fault) (err error) {
 	if t.cluster, err = pgcluster.Start(ctx, pgcluster.Options{Replicas: 2}); err != nil {
 		return err
@@ -90,9 +92,6 @@ func (t *trial) build(ctx context.Context, o *options, f fault) (err error) {
 			t.proxies = append(t.proxies, proxy)
 		}
 	}
-	if err := t.connectStandbys(ctx); err != nil {
-		return err
-	}
 	conn, err := t.nodes[t.old].Conn(ctx)
 	if err != nil {
 		return err
@@ -101,8 +100,8 @@ func (t *trial) build(ctx context.Context, o *options, f fault) (err error) {
 	if _, err := conn.Exec(ctx, schema); err != nil {
 		return err
 	}
-	for i := range t.standbys {
-		if err := t.nodes[i].WaitStreaming(ctx, t.nodes[t.old]); err != nil {
+	for _, n := range t.standbys() {
+		if err := n.WaitStreaming(ctx, t.nodes[t.old]); err != nil {
 			return err
 		}
 	}
@@ -112,28 +111,21 @@ func (t *trial) build(ctx context.Context, o *options, f fault) (err error) {
 	return nil
 }
 
-func (t *trial) connectStandbys(ctx context.Context) error {
-	t.standbys = make(map[int]*pgx.Conn)
-	for i, n := range t.nodes {
-		if i == t.old {
-			continue
-		}
-		conn, err := n.Conn(ctx)
-		if err != nil {
-			return err
-		}
-		t.standbys[i] = conn
-	}
-	return nil
-}
+// standbys returns all nodes but the first master.
+func (t *trial) standbys() []*pgcluster.Node { return slices.Delete(t.cluster.Nodes(), t.old, t.old+1) }
 
-// replicateSynchronously makes commits on the master wait for a replica. Those on a promoted one do not: as with
-// Patroni's synchronous_mode, waiting would begin once a replica streams from it, which this run does not see.
+// replicateSynchronously makes commits on the master wait for a replica. Commits on a promoted replica do not wait. With
+// Patroni's synchronous_mode they would wait once a replica streams from it, which is after the end of this run.
 func (t *trial) replicateSynchronously(ctx context.Context) error {
 	if err := t.cluster.SetSynchronous(ctx, t.nodes[t.old], 1); err != nil {
 		return err
 	}
-	for _, conn := range t.standbys {
+	for _, n := range t.standbys() {
+		conn, err := n.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer workload.CloseNow(conn)
 		for _, sql := range []string{"alter system set synchronous_standby_names = ''", "select pg_reload_conf()"} {
 			if _, err := conn.Exec(ctx, sql); err != nil {
 				return err
@@ -143,7 +135,7 @@ func (t *trial) replicateSynchronously(ctx context.Context) error {
 	return nil
 }
 
-// dsn names every node, or its proxy.
+// dsn returns the DSN of every node, or of its proxy.
 func (t *trial) dsn(o *options) string {
 	var pairs []string
 	for i, proxy := range t.proxies {
@@ -153,11 +145,11 @@ func (t *trial) dsn(o *options) string {
 	return fmt.Sprintf("%s&pool_max_conns=%d", dsn, o.maxConns)
 }
 
-// play lets the clients work and things happen.
+// play runs the clients and the steps of the plan.
 func (t *trial) play(ctx context.Context, f fault, plan schedule, warm time.Duration, r *result) error {
 	defer t.load.stop()
 	t.load.start(ctx)
-	if err := sleep(ctx, warm); err != nil {
+	if err := workload.Sleep(ctx, warm); err != nil {
 		return err
 	}
 	r.Goroutines.Before = running()
@@ -168,7 +160,7 @@ func (t *trial) play(ctx context.Context, f fault, plan schedule, warm time.Dura
 	defer func() { r.Stall = millis(stalled()) }()
 	t.zero = time.Now()
 	for _, s := range plan.steps {
-		if err := sleep(ctx, s.at-time.Since(t.zero)); err != nil {
+		if err := workload.Sleep(ctx, s.at-time.Since(t.zero)); err != nil {
 			return err
 		}
 		t.mark(s.mark, time.Now())
@@ -176,7 +168,7 @@ func (t *trial) play(ctx context.Context, f fault, plan schedule, warm time.Dura
 			return fmt.Errorf("%s: %w", s.mark, err)
 		}
 	}
-	if err := sleep(ctx, plan.end-time.Since(t.zero)); err != nil {
+	if err := workload.Sleep(ctx, plan.end-time.Since(t.zero)); err != nil {
 		return err
 	}
 	r.Goroutines.After = running()
@@ -187,34 +179,45 @@ func (t *trial) mark(name string, at time.Time) {
 	t.marks = append(t.marks, mark{name, millis(at.Sub(t.zero))})
 }
 
-// promote does what a failover manager does: it promotes the replica that has received most and points the other one
-// to it. The prober says when the new master accepts writes.
-func (t *trial) promote(ctx context.Context) (err error) {
-	if t.next, err = furthest(ctx, t.standbys); err != nil {
+// probePace is the time between two probes of the elected replica. It bounds the error of the figure "recovery".
+const probePace = time.Millisecond
+
+// elect chooses the replica to promote, the one that has received the most WAL, and starts its prober.
+func (t *trial) elect(ctx context.Context) (err error) {
+	if t.elected, err = pgcluster.Elect(ctx, t.standbys()...); err != nil {
 		return err
 	}
-	probing, stop := context.WithCancel(ctx)
-	defer stop()
-	found := make(chan acceptance, 1)
-	go func() { found <- awaitWrites(probing, t.standbys[t.next]) }()
-	err = t.nodes[t.next].Promote(ctx)
-	for i := range t.standbys {
-		if i != t.next && err == nil {
-			err = t.nodes[i].Follow(ctx, t.nodes[t.next])
-		}
+	ctx, t.stopProbing = context.WithCancel(ctx)
+	t.accepted = make(chan time.Time, 1)
+	prober := &workload.Prober{
+		Connect: t.elected[0].Conn,
+		Pace:    probePace,
+		Accepted: func(sent, _ time.Time, _ uint32) {
+			t.stopProbing() // only the first write matters
+			t.accepted <- sent
+		},
 	}
-	if err != nil {
-		stop()
-	}
-	accepted := <-found
-	if err := errors.Join(err, accepted.err); err != nil {
-		return err
-	}
-	t.mark(acceptingMark, accepted.at)
+	t.probing.Go(func() { prober.Run(ctx) })
 	return nil
 }
 
-// record collects what the run left behind.
+// promote promotes the elected replica and makes the other one follow it. The prober says when the new master accepts
+// writes.
+func (t *trial) promote(ctx context.Context) error {
+	t.next = slices.Index(t.nodes, t.elected[0])
+	if err := t.elected[0].TakeOver(ctx, t.elected[1:]...); err != nil {
+		return err
+	}
+	select {
+	case at := <-t.accepted:
+		t.mark(acceptingMark, at)
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// record collects the results of the run.
 func (t *trial) record(ctx context.Context, f fault, plan schedule) (rec record, err error) {
 	rec = record{
 		old: t.old, next: t.next, idle: f.idle,
@@ -232,7 +235,17 @@ func (t *trial) record(ctx context.Context, f fault, plan schedule) (rec record,
 		return rec, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	rec.ledger, err = ledger(ctx, conn)
+	var written []int64
+	for _, o := range rec.ops {
+		if o.write {
+			written = append(written, o.id)
+		}
+	}
+	missing, err := workload.Missing(ctx, conn, "ledger", written)
+	rec.missing = make(map[int64]bool)
+	for _, id := range missing {
+		rec.missing[id] = true
+	}
 	return rec, err
 }
 
@@ -247,11 +260,12 @@ func (t *trial) closeSubject() error {
 	return s.close(ctx)
 }
 
-// dismantle ends whatever is still there.
+// dismantle closes the subject, the prober, the proxies and the cluster.
 func (t *trial) dismantle() (err error) {
 	err = t.closeSubject()
-	for _, conn := range slices.Collect(maps.Values(t.standbys)) {
-		conn.Close(context.Background())
+	if t.stopProbing != nil {
+		t.stopProbing()
+		t.probing.Wait()
 	}
 	for _, proxy := range t.proxies {
 		err = errors.Join(err, proxy.Close())

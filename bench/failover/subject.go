@@ -8,19 +8,20 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 const schema = `
 create table ledger (id bigint primary key, written_at timestamptz not null default now());
-create table probe (at timestamptz not null default clock_timestamp())`
+` + workload.ProbeSchema
 
-// The server's port tells which node did it.
+// The server's port shows which node answered.
 const (
 	insertSQL = `insert into ledger (id) values ($1) returning inet_server_port()`
 	selectSQL = `select inet_server_port() from (select max(id) from ledger) l`
 )
 
-// subject is a way to the cluster that is measured. write and read return the port of the server that did it.
+// subject is a client library under measurement. write and read return the port of the server that answered.
 type subject interface {
 	write(ctx context.Context, id int64) (port int, err error)
 	read(ctx context.Context) (port int, err error)
@@ -45,12 +46,12 @@ var contenders = []contender{
 	},
 }
 
-// rower is what a route and a pool have in common.
+// rower is the common part of a route and a pool.
 type rower interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// routes are a subject's two ways.
+// routes are the two routes of a subject.
 type routes struct {
 	master, replica rower
 	end             func(context.Context) error
@@ -83,8 +84,8 @@ func openHasql(settings string) func(context.Context, string) (subject, error) {
 	}
 }
 
-// openPgxpool does what pgx offers for such clusters. A pool asks each host of the DSN in turn when it opens a
-// connection, and what it has opened it keeps.
+// openPgxpool uses what pgx offers for such clusters. A pool asks each host of the DSN in turn when it opens a connection. It
+// keeps open connections, whatever becomes of their node.
 func openPgxpool(ctx context.Context, dsn string) (subject, error) {
 	master, err := pgxpool.New(ctx, dsn+"&target_session_attrs=read-write")
 	if err != nil {
@@ -106,7 +107,7 @@ func openPgxpool(ctx context.Context, dsn string) (subject, error) {
 		case <-closed:
 			return nil
 		case <-ctx.Done():
-			return fmt.Errorf("pgxpool does not close: %w", ctx.Err())
+			return fmt.Errorf("pgxpool did not close: %w", ctx.Err())
 		}
 	}
 	if err := master.Ping(ctx); err != nil {

@@ -189,7 +189,7 @@ func (c *canvas) marks(bottom float64) {
 			row = 0
 		}
 		last = x
-		y := 66 + float64(row%3)*13
+		y := 64 + float64(row%4)*13
 		fmt.Fprintf(c, `<path stroke="#57606a" stroke-dasharray="3 3" d="M%.1f %.1fV%.1f"/>`+"\n", x, y-8, bottom)
 		c.text(x+4, y, `fill="#57606a"`, fmt.Sprintf("%s, %.0f ms", m.Name, m.At))
 	}

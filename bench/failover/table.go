@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/pghasql/hasql/internal/workload"
 )
 
-// table is a heading and rows of as many cells, and a word on how to read them.
+// table is a heading, rows with as many cells, and a caption that explains them.
 type table struct {
 	caption string
 	heading []string
@@ -82,10 +84,10 @@ func (r *report) caption(runs int) string {
 
 const explanation = `outage: from the last write that the old master acknowledged to the first that the new one did (without a promotion: the
 longest time without one). recovery: the part of it in which the new master accepted writes. read wait: the longest time
-a reader was without an answer. lost: acknowledged writes that the last master has not. stray: writes acknowledged by
-the old master when the new one already accepted them. goroutines: before the fault → at the end.`
+a reader was without an answer. lost: acknowledged writes that the last master does not have. stray: writes acknowledged by
+the old master when the new one already accepted writes. goroutines: before the fault → at the end.`
 
-// drop removes columns that have nothing to say in any row.
+// drop removes columns without a value in any row.
 func (t *table) drop() {
 	for i := len(t.heading) - 1; i >= 0; i-- {
 		if !slices.ContainsFunc(t.rows, func(row []string) bool { return row[i] != "-" }) {
@@ -108,7 +110,7 @@ func times(of func(figures) figure) func([]result) string {
 		if len(values) == 0 {
 			return "-"
 		}
-		median, least, greatest := spreadOf(values)
+		median, least, greatest := workload.Spread(values)
 		return spread(median.String(), least.String(), greatest.String())
 	}
 }
@@ -119,7 +121,7 @@ func counts(of func(figures) int) func([]result) string {
 		for _, r := range runs {
 			values = append(values, of(r.Figures))
 		}
-		median, least, greatest := spreadOf(values)
+		median, least, greatest := workload.Spread(values)
 		return spread(fmt.Sprint(median), fmt.Sprint(least), fmt.Sprint(greatest))
 	}
 }
@@ -138,16 +140,16 @@ func goroutinesCell(runs []result) string {
 		before, after = append(before, r.Goroutines.Before), append(after, r.Goroutines.After)
 		left = append(left, r.Goroutines.Left)
 	}
-	b, _, _ := spreadOf(before)
-	a, _, _ := spreadOf(after)
+	b, _, _ := workload.Spread(before)
+	a, _, _ := workload.Spread(after)
 	cell := fmt.Sprintf("%d → %d", b, a)
-	if _, _, most := spreadOf(left); most > 0 {
+	if _, _, most := workload.Spread(left); most > 0 {
 		cell += fmt.Sprintf(", %d left", most)
 	}
 	return cell
 }
 
-// firstWriteCell shows how long the first write after a rest took, and who did it how often.
+// firstWriteCell shows how long the first write after a pause took, and which node acknowledged it how often.
 func firstWriteCell(runs []result) string {
 	cell := times(func(f figures) figure { return f.FirstWrite })(runs)
 	var nodes []string

@@ -80,11 +80,3 @@ func failed(cmd *cobra.Command, status int, err error) error {
 	}
 	return &exitError{status, cmd.Name() + ": " + strings.TrimPrefix(err.Error(), "hasql: ")}
 }
-
-// counted returns a number with its noun, in the plural if it is not 1.
-func counted(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}

@@ -27,7 +27,7 @@ which is removed at the end.
 With --hold the demo breaks nothing by itself: the page has buttons that break and repair the cluster, until Ctrl-C.
 
 With --dsn the same application works on your cluster until Ctrl-C, and the demo breaks nothing. It makes the tables
-hasql_demo_ledger and hasql_demo_probe and replaces those of an earlier run, so run one demo at a time in a database.
+hasql_demo_ledger and hasql_probe and replaces those of an earlier run, so run one demo at a time in a database.
 It reports each outage twice: as the application saw it, and as direct connections to the cluster saw it. The reports
 are in the log, on the page, and as JSON under /api/state.
 

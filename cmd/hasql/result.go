@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pghasql/hasql/internal/human"
 )
 
 // printer writes results one after the other: begin, then row for each row, then end. The result of a command has no columns.
@@ -69,7 +71,7 @@ func (p *tablePrinter) end(tag pgconn.CommandTag) error {
 			fmt.Fprintln(&b, rule(p.rows, "-+-"))
 		}
 	}
-	fmt.Fprintf(&b, "(%s)\n", counted(len(p.rows)-1, "row"))
+	fmt.Fprintf(&b, "(%s)\n", human.Count(len(p.rows)-1, "row"))
 	_, err := p.w.Write(b.Bytes())
 	return err
 }

@@ -129,12 +129,12 @@ func (v *statusView) lines(s *hasqlhttp.Status) []line {
 			n.Name, cmp.Or(n.Zone, "-"), n.Role, n.Status, timeline(n), lag(n), inWords(n.LatencySeconds), printable(n.Cause),
 		})
 	}
-	masters := counted(s.Masters, "master")
+	masters := human.Count(s.Masters, "master")
 	if s.Masters == 0 {
 		masters = "no master"
 	}
 	lines := []line{
-		{fmt.Sprintf("%s, %s; %d of %s up", masters, counted(s.Replicas, "replica"), up, counted(len(s.Nodes), "node")), s.Masters == 0},
+		{fmt.Sprintf("%s, %s; %d of %s up", masters, human.Count(s.Replicas, "replica"), up, human.Count(len(s.Nodes), "node")), s.Masters == 0},
 		{},
 	}
 	for i, text := range align(rows, make([]bool, len(rows[0])), "  ") {

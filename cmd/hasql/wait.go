@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/human"
 )
 
 const waitLong = `Waits until the cluster has at least the given numbers of masters and replicas. It is meant for start scripts and
@@ -65,7 +66,7 @@ func wait(cmd *cobra.Command, pm *hasql.PoolManager, masters, replicas int, time
 	if missing, ok := errors.AsType[*hasql.NoNodeError](err); ok {
 		return failed(cmd, exitTimedOut, errors.New(shortfall(missing, masters, replicas)))
 	}
-	return failed(cmd, exitUnable, fmt.Errorf("--masters %d --replicas %d: there are only %s", masters, replicas, counted(nodeCount(pm), "node")))
+	return failed(cmd, exitUnable, fmt.Errorf("--masters %d --replicas %d: there are only %s", masters, replicas, human.Count(nodeCount(pm), "node")))
 }
 
 func nodeCount(pm *hasql.PoolManager) (n int) {
@@ -96,10 +97,10 @@ func shortfall(e *hasql.NoNodeError, masters, replicas int) string {
 func mastersAndReplicas(masters, replicas int) string {
 	var parts []string
 	if masters > 0 {
-		parts = append(parts, counted(masters, "master"))
+		parts = append(parts, human.Count(masters, "master"))
 	}
 	if replicas > 0 {
-		parts = append(parts, counted(replicas, "replica"))
+		parts = append(parts, human.Count(replicas, "replica"))
 	}
 	return strings.Join(parts, " and ")
 }

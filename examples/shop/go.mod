@@ -4,10 +4,13 @@ go 1.26.0
 
 replace github.com/pghasql/hasql => ../../
 
+replace github.com/pghasql/hasql/promhasql => ../../promhasql
+
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/jackc/tern/v2 v2.3.4
 	github.com/pghasql/hasql v0.0.0
+	github.com/pghasql/hasql/promhasql v0.0.0
 	github.com/prometheus/client_golang v1.25.0
 	go.uber.org/zap v1.28.0
 )

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/hasqlhttp"
+	"github.com/pghasql/hasql/promhasql"
 )
 
 // server has one route for writes and one for reads. Both are made once and used by all requests.
@@ -35,7 +36,7 @@ func newHandler(pool *hasql.PoolManager, log *zap.Logger) http.Handler {
 	mux.HandleFunc("POST /skus/{id}/sell", s.sell)
 
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collector{pool})
+	metrics.MustRegister(promhasql.NewCollector(pool))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.Handle("GET /hasql", hasqlhttp.Handler(pool))
 	mux.Handle("GET /livez", hasqlhttp.Live(pool))

@@ -32,7 +32,7 @@ func startCluster(t *testing.T) *pgcluster.Cluster {
 	t.Helper()
 	c, err := pgcluster.Start(t.Context(), pgcluster.Options{Replicas: 2})
 	if errors.Is(err, pgcluster.ErrNoPostgres) && os.Getenv("HASQL_REQUIRE_POSTGRES") != "1" {
-		t.Skipf("skipped, for want of PostgreSQL: %v", err)
+		t.Skipf("skipped, because PostgreSQL is missing: %v", err)
 	}
 	must(t, err)
 	t.Cleanup(func() { must(t, c.Close()) })

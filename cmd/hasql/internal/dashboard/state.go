@@ -2,10 +2,8 @@ package dashboard
 
 import (
 	"errors"
-	"fmt"
-	"math"
-	"strconv"
-	"time"
+
+	"github.com/pghasql/hasql/internal/human"
 )
 
 // Source provides what the dashboard shows. Its methods are called often, from several goroutines, and must not block.
@@ -29,24 +27,7 @@ const (
 )
 
 // Millis is a duration that JSON shows in milliseconds with one decimal.
-type Millis time.Duration
-
-// MarshalJSON implements json.Marshaler.
-func (m Millis) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, m.Rounded(), 'f', -1, 64), nil
-}
-
-func (m Millis) String() string {
-	if time.Duration(m) >= 100*time.Millisecond {
-		return fmt.Sprintf("%.0f ms", m.Rounded())
-	}
-	return fmt.Sprintf("%.1f ms", m.Rounded())
-}
-
-// Rounded returns the milliseconds with one decimal.
-func (m Millis) Rounded() float64 {
-	return math.Round(float64(m)/float64(time.Millisecond)*10) / 10
-}
+type Millis = human.Millis
 
 // State is the state of the cluster and the application, as GET /api/state returns it. All times are durations since the
 // start of the workload.

@@ -18,21 +18,21 @@ const (
 )
 
 // offers returns the actions that are possible now, for the cluster and for each node. busy is the action that is running.
-func (k *keeper) offers() (busy string, cluster []string, nodes [][]string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	nodes = make([][]string, len(k.nodes))
-	if k.busy != "" {
-		return k.busy, nil, nodes
+func (m *failoverManager) offers() (busy string, cluster []string, nodes [][]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	nodes = make([][]string, len(m.nodes))
+	if m.busy != "" {
+		return m.busy, nil, nodes
 	}
-	well := k.health[k.master] == healthy
-	if well && len(k.standbysLocked()) > 0 && !slices.Contains(k.health, frozen) { // a fast stop would wait for the frozen node
+	well := m.health[m.master] == healthy
+	if well && len(m.replicasLocked()) > 0 && !slices.Contains(m.health, frozen) { // a fast stop would wait for the frozen node
 		cluster = []string{actionSwitchover}
 	}
-	for i, h := range k.health {
-		mendable := well || i == k.master
+	for i, h := range m.health {
+		mendable := well || i == m.master
 		switch {
-		case h == healthy && !k.superseded[i]:
+		case h == healthy && !m.superseded[i]:
 			nodes[i] = []string{actionCrash, actionFreeze}
 		case h == healthy && well:
 			nodes[i] = []string{actionCrash, actionFreeze, actionRepair}
@@ -48,48 +48,48 @@ func (k *keeper) offers() (busy string, cluster []string, nodes [][]string) {
 }
 
 // begin starts an action that is on offer and does not wait for its end. It calls done with the result.
-func (k *keeper) begin(ctx context.Context, action, name string, done func(error)) error {
-	_, cluster, nodes := k.offers()
-	node := slices.Index(k.names, name)
+func (m *failoverManager) begin(ctx context.Context, action, name string, done func(error)) error {
+	_, cluster, nodes := m.offers()
+	node := slices.Index(m.names, name)
 	offered := slices.Contains(cluster, action)
 	if node >= 0 {
 		offered = slices.Contains(nodes[node], action)
 	}
-	if !offered || !k.acting.TryLock() {
+	if !offered || !m.acting.TryLock() {
 		return fmt.Errorf("%s %s: %w", action, name, dashboard.ErrRefused)
 	}
-	k.begun.Go(func() {
-		defer k.acting.Unlock()
-		done(k.do(ctx, action, node))
+	m.begun.Go(func() {
+		defer m.acting.Unlock()
+		done(m.do(ctx, action, node))
 	})
 	return nil
 }
 
 // act waits until no other action runs, then runs one.
-func (k *keeper) act(ctx context.Context, action string, node int) error {
-	k.acting.Lock()
-	defer k.acting.Unlock()
-	return k.do(ctx, action, node)
+func (m *failoverManager) act(ctx context.Context, action string, node int) error {
+	m.acting.Lock()
+	defer m.acting.Unlock()
+	return m.do(ctx, action, node)
 }
 
 // do runs an action. The caller holds acting, so no other action runs.
-func (k *keeper) do(ctx context.Context, action string, node int) error {
-	k.set(func() { k.busy = action })
-	defer k.set(func() { k.busy = "" })
+func (m *failoverManager) do(ctx context.Context, action string, node int) error {
+	m.set(func() { m.busy = action })
+	defer m.set(func() { m.busy = "" })
 	ctx, cancel := context.WithTimeoutCause(ctx, actLimit, fmt.Errorf("%s did not end within %v", action, actLimit))
 	defer cancel()
 	var err error
 	switch action {
 	case actionCrash:
-		err = k.crash(ctx, node)
+		err = m.crash(ctx, node)
 	case actionFreeze:
-		err = k.freeze(ctx, node)
+		err = m.freeze(ctx, node)
 	case actionThaw:
-		err = k.thaw(ctx, node)
+		err = m.thaw(ctx, node)
 	case actionRepair:
-		err = k.repair(ctx, node)
+		err = m.repair(ctx, node)
 	case actionSwitchover:
-		err = k.switchover(ctx)
+		err = m.switchover(ctx)
 	}
 	return orCause(ctx, err)
 }

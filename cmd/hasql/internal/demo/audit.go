@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 const (
@@ -19,51 +19,44 @@ const (
 	prunedAfter   = 2 * keptWrites
 )
 
-const missingSQL = `select id from unnest($1::bigint[]) as acknowledged(id)
-	where not exists (select from hasql_demo_ledger l where l.id = acknowledged.id)`
-
 // audit looks for acknowledged writes that the current master does not have, and counts them as lost.
-func (w *workload) audit(ctx context.Context) error {
-	ids, _ := w.book.owed()
-	lost, err := w.missing(ctx, ids)
+func (a *application) audit(ctx context.Context) error {
+	ids, _ := a.recorder.expected()
+	missing, err := a.missing(ctx, ids)
 	if err == nil {
-		w.book.lost(lost)
+		a.recorder.missing(missing)
 	}
 	return err
 }
 
 // missing returns those of ids that the current master does not have.
-func (w *workload) missing(ctx context.Context, ids []int64) ([]int64, error) {
+func (a *application) missing(ctx context.Context, ids []int64) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, auditLimit)
 	defer cancel()
-	rows, err := w.pm.Master().Query(ctx, missingSQL, ids)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[int64])
+	return workload.Missing(ctx, a.pm.Master(), "hasql_demo_ledger", ids)
 }
 
 // auditAfterFailovers runs an audit after each failover, until ctx ends. It repeats an audit that failed.
-func (w *workload) auditAfterFailovers(ctx context.Context) {
+func (a *application) auditAfterFailovers(ctx context.Context) {
 	for {
 		select {
-		case <-w.auditDue:
+		case <-a.auditDue:
 		case <-ctx.Done():
 			return
 		}
-		if sleep(ctx, auditDelay) == nil && w.audit(ctx) != nil {
-			offer(w.auditDue, struct{}{})
+		if workload.Sleep(ctx, auditDelay) == nil && a.audit(ctx) != nil {
+			offer(a.auditDue, struct{}{})
 		}
 	}
 }
 
 // prune removes old writes from the table, until ctx ends. If a removal fails, the next one does its work.
-func (w *workload) prune(ctx context.Context) {
-	for sleep(ctx, pruneInterval) == nil {
+func (a *application) prune(ctx context.Context) {
+	for workload.Sleep(ctx, pruneInterval) == nil {
 		for i := range writers {
-			oldest := idOf(i, w.sequences[i].Load()-prunedAfter)
+			oldest := idOf(i, a.sequences[i].Load()-prunedAfter)
 			limited, cancel := context.WithTimeout(ctx, auditLimit)
-			_, _ = w.pm.Master().Exec(limited, "delete from hasql_demo_ledger where id between $1 and $2", idOf(i, 0), oldest)
+			_, _ = a.pm.Master().Exec(limited, "delete from hasql_demo_ledger where id between $1 and $2", idOf(i, 0), oldest)
 			cancel()
 		}
 	}

@@ -76,7 +76,7 @@ func Run(ctx context.Context, o Options) (result *Result, err error) {
 // hooks that log.
 func newPoolManager(ctx context.Context, config *hasql.Config, s *screen) (*hasql.PoolManager, error) {
 	for i := range config.Nodes {
-		config.Nodes[i].Pool.ConnConfig.RuntimeParams["application_name"] = fmt.Sprint(application, i)
+		config.Nodes[i].Pool.ConnConfig.RuntimeParams["application_name"] = fmt.Sprint(appName, i)
 	}
 	config.Hooks = hasql.Hooks{
 		NodeChanged: func(old, new hasql.NodeState) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/pgcluster"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 const (
@@ -39,10 +40,10 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, cluster.Close()) }()
-	s.book = newBook(names, readers)
-	keeper := newKeeper(cluster, names, s, s.book)
-	defer keeper.begun.Wait()
-	if err := keeper.prepare(ctx); err != nil {
+	s.recorder = newRecorder(names, readers)
+	manager := newFailoverManager(cluster, names, s, s.recorder)
+	defer manager.begun.Wait()
+	if err := manager.prepare(ctx); err != nil {
 		return nil, err
 	}
 	config, err := hasql.ParseConfig(fmt.Sprintf("%s&pool_max_conns=%d", cluster.DSN(), writers+1)) // one more connection for the audit
@@ -64,33 +65,33 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 	s.line(fmt.Sprintf("PostgreSQL %s on this machine: %s. %d writers and %d readers use it through hasql at its defaults.",
 		cluster.Version(), strings.Join(names, ", "), writers, readers))
 	s.line("Replication is synchronous: a write is acknowledged once a replica has it too, so no write may be lost.")
-	load := newWorkload(pm, s)
+	app := newApplication(pm, s)
 	// The clients always end before the cluster is closed.
 	running, cancel := context.WithCancel(ctx)
-	defer load.wait()
+	defer app.wait()
 	defer cancel()
-	load.start(running)
-	load.accompany(running, config)
-	shown := &stage{ctx: running, pm: pm, load: load, postgres: cluster.Version()}
+	app.start(running)
+	app.accompany(running, config)
+	shown := &session{ctx: running, pm: pm, app: app, postgres: cluster.Version()}
 	if o.Hold {
-		shown.keeper = keeper
+		shown.manager = manager
 	}
-	b.raise(shown)
+	b.show(shown)
 	if o.Hold {
 		<-ctx.Done()
-		b.end(load.summary())
-		s.line(load.summary())
+		b.end(app.summary())
+		s.line(app.summary())
 		return nil, nil
 	}
 
 	s.line("")
 	s.line(s.dim(header(names)))
-	load.clients.Go(func() { load.report(running) })
-	played, err := (&script{keeper, load}).play(running, o)
+	app.clients.Go(func() { app.report(running) })
+	played, err := (&script{manager, app}).play(running, o)
 	if err != nil {
 		return nil, err
 	}
-	record, err := load.conclude(running)
+	record, err := app.conclude(running)
 	if err != nil {
 		return nil, err
 	}
@@ -111,20 +112,15 @@ func play(ctx context.Context, o Options, s *screen, b *board) (result *Result, 
 }
 
 // prepare makes the tables and makes commits synchronous.
-func (k *keeper) prepare(ctx context.Context) error {
-	master, _ := k.present()
-	conn, err := k.nodes[master].Conn(ctx)
+func (m *failoverManager) prepare(ctx context.Context) error {
+	master, _ := m.present()
+	conn, err := m.nodes[master].Conn(ctx)
 	if err != nil {
 		return err
 	}
-	defer closeNow(conn)
+	defer workload.CloseNow(conn)
 	if _, err := conn.Exec(ctx, schema); err != nil {
 		return err
 	}
-	for _, i := range k.standbys() {
-		if err := k.nodes[i].WaitStreaming(ctx, k.nodes[master]); err != nil {
-			return err
-		}
-	}
-	return k.synchronize(ctx)
+	return m.awaitReplicas(ctx)
 }

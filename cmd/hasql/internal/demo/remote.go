@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 // againLater is the time between two attempts to make the tables.
@@ -23,7 +24,7 @@ func watch(ctx context.Context, o Options, s *screen, b *board) (err error) {
 		names = append(names, n.Name)
 	}
 	b.announce(names)
-	s.book = newBook(names, readers)
+	s.recorder = newRecorder(names, readers)
 	pm, err := newPoolManager(ctx, config, s)
 	if err != nil {
 		return err
@@ -35,17 +36,17 @@ func watch(ctx context.Context, o Options, s *screen, b *board) (err error) {
 	}
 	s.line(fmt.Sprintf("PostgreSQL %s: %d writers and %d readers work on %d nodes through hasql until interrupted.",
 		version, writers, readers, len(names)))
-	load := newWorkload(pm, s)
+	app := newApplication(pm, s)
 	running, cancel := context.WithCancel(ctx)
-	defer load.wait()
+	defer app.wait()
 	defer cancel()
-	load.start(running)
-	load.accompany(running, config)
-	load.watchers.Go(func() { load.prune(running) })
-	b.raise(&stage{ctx: running, pm: pm, load: load, postgres: version})
+	app.start(running)
+	app.accompany(running, config)
+	app.watchers.Go(func() { app.prune(running) })
+	b.show(&session{ctx: running, pm: pm, app: app, postgres: version})
 	<-ctx.Done()
-	b.end(load.summary())
-	s.line(load.summary())
+	b.end(app.summary())
+	s.line(app.summary())
 	return nil
 }
 
@@ -61,7 +62,7 @@ func prepareRemote(ctx context.Context, pm *hasql.PoolManager, s *screen) (versi
 			return version, err
 		}
 		s.line("Not yet: " + err.Error())
-		if err := sleep(ctx, againLater); err != nil {
+		if err := workload.Sleep(ctx, againLater); err != nil {
 			return "", err
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
+	"github.com/pghasql/hasql/internal/human"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 // Limits of the promises.
@@ -21,7 +23,7 @@ const (
 )
 
 // Millis is a duration that JSON shows in milliseconds with one decimal.
-type Millis = dashboard.Millis
+type Millis = human.Millis
 
 // Spread is the median, minimum and maximum of one figure over several runs.
 type Spread struct {
@@ -106,9 +108,9 @@ func newResult(r record) *Result {
 	for _, p := range r.played {
 		f := Failover{Fault: p.fault, Old: r.nodes[p.old], Promoted: r.nodes[p.next]}
 		if o, ok := outageAfter(p, r.outages); ok {
-			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.length), Millis(o.length) // if the prober saw nothing, the whole outage counts
-			if o.clusterKnown {
-				f.AfterAccept = Millis(o.afterAccept)
+			f.WroteAgain, f.Outage, f.AfterAccept = true, Millis(o.Length()), Millis(o.Length()) // if the prober saw nothing, the whole outage counts
+			if o.ClusterKnown {
+				f.AfterAccept = Millis(o.AfterAccept)
 			}
 		}
 		result.Failovers = append(result.Failovers, f)
@@ -125,7 +127,7 @@ func newResult(r record) *Result {
 // outageAfter finds the outage that a fault caused: the outage that ended with a write on the promoted node.
 func outageAfter(p played, outages []outage) (outage, bool) {
 	i := slices.IndexFunc(outages, func(o outage) bool {
-		return o.gap.moved() && o.gap.after.node == p.next && o.gap.after.done > p.at && o.gap.after.done <= p.until
+		return o.Moved() && o.After.Node == p.next && o.After.Done > p.at && o.After.Done <= p.until
 	})
 	if i < 0 {
 		return outage{}, false
@@ -149,13 +151,9 @@ func kindOf(fault string, failovers []Failover) Kind {
 	return k
 }
 
-// newSpread returns the median, minimum and maximum of values, and zero if there are no values.
 func newSpread(values []Millis) Spread {
-	if len(values) == 0 {
-		return Spread{}
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	return Spread{sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1]} // of two values in the middle the greater one
+	median, least, greatest := workload.Spread(values)
+	return Spread{median, least, greatest}
 }
 
 const (
@@ -176,10 +174,10 @@ func (r *Result) judge() {
 		if k.Ended < k.Failovers {
 			got, kept = fmt.Sprintf("never in %d of %d", k.Failovers-k.Ended, k.Failovers), false
 		}
-		r.Promises = append(r.Promises, Promise{promiseAgain + k.Fault, "≤ " + spell(acceptLimit), got, kept})
+		r.Promises = append(r.Promises, Promise{promiseAgain + k.Fault, "≤ " + human.Limit(acceptLimit), got, kept})
 	}
 	r.Promises = append(r.Promises, Promise{
-		promiseReads, "≤ " + spell(readLimit), r.Reads.LongestWait.String(), time.Duration(r.Reads.LongestWait) <= readLimit,
+		promiseReads, "≤ " + human.Limit(readLimit), r.Reads.LongestWait.String(), time.Duration(r.Reads.LongestWait) <= readLimit,
 	})
 	for _, p := range r.Promises {
 		r.Kept = r.Kept && p.Kept
@@ -194,14 +192,6 @@ func (r *Result) Broken() (names []string) {
 		}
 	}
 	return names
-}
-
-// spell writes a limit as "100 ms" or "1 s".
-func spell(d time.Duration) string {
-	if d%time.Second == 0 {
-		return fmt.Sprintf("%d s", d/time.Second)
-	}
-	return fmt.Sprintf("%d ms", d/time.Millisecond)
 }
 
 // row is one line of the table: a name, a figure, and the name of the promise about it, if there is one.

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/pghasql/hasql/cmd/hasql/internal/dashboard"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 // felt returns an outage with an end and a length.
 func felt(kind string, old, next int, ended, length, afterAccept time.Duration) outage {
-	return outage{
-		kind: kind, gap: gap{at(ended-length, old, 1), at(ended, next, 2)}, length: length,
-		cluster: length - afterAccept, afterAccept: afterAccept, clusterKnown: true,
-	}
+	return outage{kind, workload.Outage{
+		Gap:     workload.Gap{Before: at(ended-length, old, 1), After: at(ended, next, 2)},
+		Cluster: length - afterAccept, AfterAccept: afterAccept, ClusterKnown: true,
+	}}
 }
 
 // calmRecord is the record of a demo in which every promise was kept.
@@ -118,11 +119,11 @@ func TestEachBrokenPromiseIsNamed(t *testing.T) {
 			"acknowledged writes on a stale master: 1 (promised 0)",
 		},
 		"writing again takes too long": {
-			func(r *record) { r.outages[0].afterAccept = 101 * ms },
+			func(r *record) { r.outages[0].AfterAccept = 101 * ms },
 			"application writes again after a crash: 101 ms (promised ≤ 100 ms)",
 		},
 		"nobody knows when the new master accepted writes": {
-			func(r *record) { r.outages[0].clusterKnown, r.outages[0].afterAccept = false, 0 },
+			func(r *record) { r.outages[0].ClusterKnown, r.outages[0].AfterAccept = false, 0 },
 			"application writes again after a crash: 362 ms (promised ≤ 100 ms)",
 		},
 		"nobody writes again": {

@@ -35,9 +35,9 @@ const (
 // screen writes the log, line by line, to the terminal and to the page. Its methods may be called from several goroutines.
 type screen struct {
 	style
-	out     io.Writer
-	verbose bool
-	book    *book // nil without a page
+	out      io.Writer
+	verbose  bool
+	recorder *recorder // gets the log of the page
 
 	mu    sync.Mutex
 	began time.Time // time zero of the log
@@ -104,8 +104,8 @@ func (s *screen) aside(at time.Time, text string) {
 }
 
 func (s *screen) log(at time.Time, kind, text string) {
-	if s.book != nil {
-		s.book.tell(s.since(at), kind, text)
+	if s.recorder != nil {
+		s.recorder.event(s.since(at), kind, text)
 	}
 }
 

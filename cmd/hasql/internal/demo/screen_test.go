@@ -57,15 +57,15 @@ func TestAsidesAreForThoseWhoAsk(t *testing.T) {
 
 func TestPageTellsTheSameStory(t *testing.T) {
 	t.Parallel()
-	b := newBook([]string{"pg1", "pg2"}, 1)
-	tell(&screen{out: io.Discard, book: b})
+	b := newRecorder([]string{"pg1", "pg2"}, 1)
+	tell(&screen{out: io.Discard, recorder: b})
 	want := []dashboard.Event{
 		{Number: 1, At: 0, Kind: eventNoticed, Text: "before the clock runs"},
 		{Number: 2, At: Millis(1234 * ms), Kind: eventFault, Text: "pg1 killed"},
 		{Number: 3, At: Millis(1242 * ms), Kind: eventNoticed, Text: "hasql: master lost"},
 		{Number: 4, At: Millis(2334 * ms), Kind: eventOutage, Text: "the application writes again"},
 	}
-	if got := b.told(); !slices.Equal(got, want) {
+	if got := b.log(); !slices.Equal(got, want) {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 const (
@@ -21,12 +23,12 @@ type played struct {
 
 // script causes one fault of the master after the other, and repairs the cluster after each.
 type script struct {
-	keeper *keeper
-	load   *workload
+	manager *failoverManager
+	app     *application
 }
 
 func (s *script) play(ctx context.Context, o Options) (all []played, err error) {
-	if err := sleep(ctx, calmTime); err != nil {
+	if err := workload.Sleep(ctx, calmTime); err != nil {
 		return nil, err
 	}
 	for range o.Runs {
@@ -42,15 +44,15 @@ func (s *script) play(ctx context.Context, o Options) (all []played, err error) 
 }
 
 func (s *script) step(ctx context.Context, fault string) (p played, err error) {
-	if err := sleep(ctx, settleTime); err != nil {
+	if err := workload.Sleep(ctx, settleTime); err != nil {
 		return p, err
 	}
-	old, _ := s.keeper.present()
-	p = played{fault: fault, old: old, at: time.Since(s.load.began)}
-	if err := s.keeper.act(ctx, fault, old); err != nil {
+	old, _ := s.manager.present()
+	p = played{fault: fault, old: old, at: time.Since(s.app.began)}
+	if err := s.manager.act(ctx, fault, old); err != nil {
 		return p, err
 	}
-	p.next, _ = s.keeper.present()
+	p.next, _ = s.manager.present()
 	if err := s.awaitApplication(ctx, p); err != nil {
 		return p, err
 	}
@@ -62,18 +64,18 @@ func (s *script) step(ctx context.Context, fault string) (p played, err error) {
 		after = []string{actionThaw, actionRepair}
 	}
 	for _, action := range after {
-		if err := sleep(ctx, settleTime); err != nil {
+		if err := workload.Sleep(ctx, settleTime); err != nil {
 			return p, err
 		}
-		if err := s.keeper.act(ctx, action, old); err != nil {
+		if err := s.manager.act(ctx, action, old); err != nil {
 			return p, err
 		}
 	}
-	if err := s.load.pm.Ready(ctx, 1, replicas); err != nil {
+	if err := s.app.pm.Ready(ctx, 1, replicas); err != nil {
 		return p, err
 	}
-	err = sleep(ctx, settleTime)
-	p.until = time.Since(s.load.began)
+	err = workload.Sleep(ctx, settleTime)
+	p.until = time.Since(s.app.began)
 	return p, err
 }
 
@@ -84,12 +86,12 @@ func (s *script) awaitApplication(ctx context.Context, p played) error {
 	defer patience.Stop()
 	for {
 		select {
-		case o := <-s.load.settled:
-			if o.gap.after.node == p.next && o.gap.after.done > p.at {
+		case o := <-s.app.reported:
+			if o.After.Node == p.next && o.After.Done > p.at {
 				return nil
 			}
 		case <-patience.C:
-			s.load.screen.event(time.Now(), eventError, fmt.Sprintf("the application has not written for %v", againTime))
+			s.app.screen.event(time.Now(), eventError, fmt.Sprintf("the application has not written for %v", againTime))
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()

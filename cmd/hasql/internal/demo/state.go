@@ -19,17 +19,17 @@ type board struct {
 
 	mu      sync.Mutex
 	names   []string // of the nodes, once they are known
-	stage   *stage   // nil until the workload runs
+	session *session // nil until the application runs
 	verdict string   // at the end of the demo
 }
 
-// stage holds what exists once the workload runs.
-type stage struct {
+// session holds what exists once the application runs.
+type session struct {
 	ctx      context.Context // of the actions that the buttons begin
 	pm       *hasql.PoolManager
-	load     *workload
-	keeper   *keeper // nil if the page has no buttons
-	postgres string  // version of the server
+	app      *application
+	manager  *failoverManager // nil if the page has no buttons
+	postgres string           // version of the server
 }
 
 func newBoard(o Options) *board {
@@ -42,10 +42,11 @@ func (b *board) announce(names []string) {
 	b.names = names
 }
 
-func (b *board) raise(s *stage) {
+// show makes the page show the session.
+func (b *board) show(s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.stage = s
+	b.session = s
 }
 
 func (b *board) end(verdict string) {
@@ -54,10 +55,10 @@ func (b *board) end(verdict string) {
 	b.verdict = verdict
 }
 
-func (b *board) present() (s *stage, verdict string) {
+func (b *board) present() (s *session, verdict string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.stage, b.verdict
+	return b.session, b.verdict
 }
 
 // expected returns the nodes before anything is known about them, so that the page can show their cards.
@@ -78,28 +79,28 @@ func (b *board) State() dashboard.State {
 		Run: b.run, Phase: dashboard.Starting, Owned: b.owned, Promised: b.promised,
 		Actions: []string{}, Nodes: []dashboard.Node{}, Outages: []dashboard.Outage{}, Events: []dashboard.Event{},
 	}
-	stage, verdict := b.present()
-	if stage == nil {
+	session, verdict := b.present()
+	if session == nil {
 		state.Nodes = append(state.Nodes, b.expected()...)
 		return state
 	}
-	state.Phase, state.Verdict, state.PostgreSQL = dashboard.Running, verdict, stage.postgres
+	state.Phase, state.Verdict, state.PostgreSQL = dashboard.Running, verdict, session.postgres
 	if verdict != "" {
 		state.Phase = dashboard.Ended
 	}
-	now := time.Since(stage.load.began)
+	now := time.Since(session.app.began)
 	state.Now = Millis(now)
-	book := stage.load.book
-	state.Writes, state.Reads, _ = book.counts(now)
-	for _, o := range book.outages() {
-		state.Outages = append(state.Outages, shown(o, book.nodes))
+	recorder := session.app.recorder
+	state.Writes, state.Reads, _ = recorder.counts(now)
+	for _, o := range recorder.outages() {
+		state.Outages = append(state.Outages, shown(o, recorder.nodes))
 	}
-	state.Events = append(state.Events, book.told()...)
-	for _, n := range stage.pm.Stat().Nodes() {
+	state.Events = append(state.Events, recorder.log()...)
+	for _, n := range session.pm.Stat().Nodes() {
 		state.Nodes = append(state.Nodes, shownNode(n))
 	}
-	if stage.keeper != nil && verdict == "" {
-		busy, cluster, nodes := stage.keeper.offers()
+	if session.manager != nil && verdict == "" {
+		busy, cluster, nodes := session.manager.offers()
 		state.Busy = busy
 		state.Actions = append(state.Actions, cluster...)
 		for i := range state.Nodes {
@@ -111,33 +112,33 @@ func (b *board) State() dashboard.State {
 
 // Timeline implements dashboard.Source.
 func (b *board) Timeline(from int) dashboard.Timeline {
-	stage, _ := b.present()
-	if stage == nil {
+	session, _ := b.present()
+	if session == nil {
 		return dashboard.Timeline{Width: Millis(dashboard.BinWidth), Bins: []dashboard.Bin{}}
 	}
-	return stage.load.book.timeline(time.Since(stage.load.began), from)
+	return session.app.recorder.timeline(time.Since(session.app.began), from)
 }
 
 // Do implements dashboard.Source.
 func (b *board) Do(action, node string) error {
-	stage, verdict := b.present()
-	if stage == nil || stage.keeper == nil || verdict != "" {
+	session, verdict := b.present()
+	if session == nil || session.manager == nil || verdict != "" {
 		return fmt.Errorf("%s %s: %w", action, node, dashboard.ErrRefused)
 	}
-	return stage.keeper.begin(stage.ctx, action, node, func(err error) {
-		if err != nil && stage.ctx.Err() == nil {
-			stage.load.screen.event(time.Now(), eventError, fmt.Sprintf("%s %s: %s", action, node, brief(err)))
+	return session.manager.begin(session.ctx, action, node, func(err error) {
+		if err != nil && session.ctx.Err() == nil {
+			session.app.screen.event(time.Now(), eventError, fmt.Sprintf("%s %s: %s", action, node, brief(err)))
 		}
 	})
 }
 
 func shown(o outage, nodes []string) dashboard.Outage {
 	s := dashboard.Outage{
-		Kind: o.kind, From: nodes[o.gap.before.node], To: nodes[o.gap.after.node],
-		Began: Millis(o.gap.before.done), Ended: Millis(o.gap.after.done), Length: Millis(o.length),
+		Kind: o.kind, From: nodes[o.Before.Node], To: nodes[o.After.Node],
+		Began: Millis(o.Before.Done), Ended: Millis(o.After.Done), Length: Millis(o.Length()),
 	}
-	if o.clusterKnown {
-		s.Cluster, s.AfterAccept = new(Millis(o.cluster)), new(Millis(o.afterAccept))
+	if o.ClusterKnown {
+		s.Cluster, s.AfterAccept = new(Millis(o.Cluster)), new(Millis(o.AfterAccept))
 	}
 	return s
 }

@@ -1,0 +1,6 @@
+package orders
+
+type SqlcOrder struct {
+	Number int64
+	Item   string
+}
