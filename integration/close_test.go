@@ -89,7 +89,7 @@ func TestCloseCutsWhatOutlastsItsContext(t *testing.T) {
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	err = m.Close(short)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hasql: closed with") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "hasql: closed; ") {
 		t.Errorf("Close: %v", err)
 	}
 	_, use := idle.Exec(ctx, "select 1")

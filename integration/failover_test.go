@@ -92,27 +92,13 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// foremost takes two standbys from a master that is gone, and tells which has more, and the other one. With synchronous
-// replication to any one standby it has everything that was acknowledged.
-func foremost(t testing.TB, a, b *pgcluster.Node) (ahead, behind *pgcluster.Node) {
-	t.Helper()
-	hasA, err := a.Detach(testContext(t))
-	must(t, err)
-	hasB, err := b.Detach(testContext(t))
-	must(t, err)
-	if hasB > hasA {
-		return b, a
-	}
-	return a, b
-}
-
-// failOver takes two replicas from their master, wherever that is, promotes one and has the other one follow it.
+// failOver takes two replicas from their master, wherever that is, promotes the one that has more WAL and makes the other
+// one follow it. With synchronous replication to any one replica the new master has every acknowledged write.
 func failOver(t testing.TB, a, b *pgcluster.Node) (next, other *pgcluster.Node) {
 	t.Helper()
-	next, other = foremost(t, a, b)
-	must(t, next.Promote(testContext(t)))
-	must(t, other.Follow(testContext(t), next))
-	return next, other
+	ranked, err := pgcluster.Failover(testContext(t), a, b)
+	must(t, err)
+	return ranked[0], ranked[1]
 }
 
 // canceled returns a context that has ended, to ask for the present alone.

@@ -44,7 +44,7 @@ func TestReplicaThatFallsBehindABusyMasterIsLeftOut(t *testing.T) {
 	w.progress(5)
 	awaitRead(t, m, m.Replica(), behind)
 	resume := pauseReplay(t, behind)
-	m.awaitProbe("lag", func(s *hasql.Snapshot) bool { return state(s, behind).LagTime > laggard })
+	m.await("lag", func(s *hasql.Snapshot) bool { return state(s, behind).LagTime > laggard })
 	for range 100 {
 		if got := servedBy(t, m.Replica()); got != fresh.Addr() {
 			t.Fatalf("a read went to %s", got)
@@ -71,7 +71,7 @@ func TestReplicaThatIsCutOffFromABusyMasterIsLeftOut(t *testing.T) {
 	w := startWriters(t, m, 1)
 	w.progress(5)
 	reconfigure(t, connect(t, behind), "alter system set primary_conninfo = ''")
-	m.awaitProbe("lag", func(s *hasql.Snapshot) bool { return state(s, behind).LagTime > laggard })
+	m.await("lag", func(s *hasql.Snapshot) bool { return state(s, behind).LagTime > laggard })
 	for range 50 {
 		if got := servedBy(t, m.Replica()); got != master.Addr() {
 			t.Fatalf("a read went to %s", got)
@@ -96,7 +96,7 @@ func TestReplicaOfAnIdleMasterIsNotBehind(t *testing.T) {
 	must(t, paused.WaitStreaming(ctx, master))
 	must(t, replica.WaitStreaming(ctx, master))
 	pauseReplay(t, paused)
-	m.awaitProbe("an old last transaction", func(s *hasql.Snapshot) bool {
+	m.await("an old last transaction", func(s *hasql.Snapshot) bool {
 		return state(s, replica).Report.ReplayDelay > 2*laggard && state(s, paused).Report.ReplayDelay > 2*laggard
 	})
 	must(t, m.WaitNextCheck(ctx))
@@ -121,7 +121,7 @@ func TestReplicaThatLacksTheLastWriteOfAnIdleMasterIsBehind(t *testing.T) {
 	pauseReplay(t, behind)
 	_, err = m.Master().Exec(ctx, "insert into writes values (1)")
 	must(t, err)
-	m.awaitProbe("lag", func(s *hasql.Snapshot) bool { n := state(s, behind); return n.LagTime > laggard && n.LagBytes > 0 })
+	m.await("lag", func(s *hasql.Snapshot) bool { n := state(s, behind); return n.LagTime > laggard && n.LagBytes > 0 })
 }
 
 const flushed = "select (pg_current_wal_flush_lsn() - '0/0')::bigint"

@@ -30,7 +30,7 @@ func (s suite) Run() int {
 	return code
 }
 
-// shared is a master with two replicas for all tests that do no harm to it, or undo it.
+// shared is a master with two replicas, for all tests that do not damage it or that repair it.
 var shared struct {
 	mu      sync.Mutex
 	cluster *pgcluster.Cluster
@@ -49,7 +49,7 @@ func calmCluster(t testing.TB) *pgcluster.Cluster {
 	return shared.cluster
 }
 
-// startCluster starts a cluster of the test's own, closed by its end.
+// startCluster starts a cluster for one test. The end of the test closes it.
 func startCluster(t testing.TB, opts pgcluster.Options) *pgcluster.Cluster {
 	t.Helper()
 	opts.Logf = t.Logf
@@ -63,21 +63,21 @@ func startCluster(t testing.TB, opts pgcluster.Options) *pgcluster.Cluster {
 	return cluster
 }
 
-// unavailable ends the test if a cluster could not be started: by a skip if there is no PostgreSQL and none is required.
+// unavailable ends the test if a cluster could not be started. It skips the test if PostgreSQL is missing and not required.
 func unavailable(t testing.TB, err error) {
 	t.Helper()
 	if errors.Is(err, pgcluster.ErrNoPostgres) && os.Getenv("HASQL_REQUIRE_POSTGRES") != "1" {
-		t.Skipf("skipped, for want of PostgreSQL: %v", err)
+		t.Skipf("skipped, because PostgreSQL is missing: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// patience is how long a test waits for what should take milliseconds, or seconds where Patroni has a part in it.
+// patience is the time limit of a test. Most tests need milliseconds; those with Patroni need seconds.
 const patience = time.Minute
 
-// testContext ends well before go test gives up, so that a test that hangs says where.
+// testContext ends well before the time limit of go test, so that a test that hangs reports where.
 func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)

@@ -20,10 +20,10 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// never is longer than any test: a timeout of it is one that plays no part.
+// never is a timeout longer than any test.
 const never = time.Hour
 
-// manager is a PoolManager under test with all that its hooks and its log told.
+// manager is a PoolManager under test, with the calls of its hooks and its log.
 type manager struct {
 	*hasql.PoolManager
 	t    testing.TB
@@ -48,8 +48,8 @@ func (e event) String() string {
 	return fmt.Sprintf("%s: %s %s -> %s %s (%v)", e.new.Name, e.old.Status, e.old.Role, e.new.Status, e.new.Role, e.new.Cause)
 }
 
-// open makes a PoolManager that the test's end closes. Unless the test decides otherwise, no probe is ever late: a
-// machine under load must not look like a node in trouble.
+// open makes a PoolManager; the end of the test closes it. Unless the test sets timeouts of its own, no probe is ever late,
+// because a busy machine must not look like a node in trouble.
 func open(t testing.TB, dsn string, edits ...func(*hasql.Config)) *manager {
 	t.Helper()
 	config, err := hasql.ParseConfig(dsn)
@@ -131,38 +131,17 @@ func (m *manager) history() string {
 	return b.String()
 }
 
-// await returns the first snapshot that satisfies cond. It looks after each hook, so cond must be about roles and
-// statuses.
-func (m *manager) await(what string, cond func(*hasql.Snapshot) bool) *hasql.Snapshot {
+// await returns the first snapshot that satisfies cond.
+func (m *manager) await(what string, cond func(*hasql.Snapshot) bool) (found *hasql.Snapshot) {
 	m.t.Helper()
-	ctx := testContext(m.t)
-	for {
-		_, news := m.seen()
-		s := m.Snapshot()
-		if cond(s) {
-			return s
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			m.t.Fatalf("waited in vain for %s; nodes: %v", what, describe(m.Snapshot()))
-		}
+	err := m.WaitFor(testContext(m.t), func(s *hasql.Snapshot) bool {
+		found = s
+		return cond(s)
+	})
+	if err != nil {
+		m.t.Fatalf("still waiting for %s: %v", what, err)
 	}
-}
-
-// awaitProbe is await for conditions on the content of reports: it looks after each round of probes.
-func (m *manager) awaitProbe(what string, cond func(*hasql.Snapshot) bool) *hasql.Snapshot {
-	m.t.Helper()
-	ctx := testContext(m.t)
-	for {
-		s := m.Snapshot()
-		if cond(s) {
-			return s
-		}
-		if err := m.WaitNextCheck(ctx); err != nil {
-			m.t.Fatalf("waited in vain for %s: %v", what, err)
-		}
-	}
+	return found
 }
 
 // awaitMaster waits until n is the master.
@@ -188,7 +167,7 @@ func (m *manager) awaitEvent(what string, from int, cond func(event) bool) event
 		select {
 		case <-news:
 		case <-ctx.Done():
-			m.t.Fatalf("waited in vain for %s", what)
+			m.t.Fatalf("still waiting for %s", what)
 		}
 	}
 }
@@ -229,7 +208,7 @@ func describe(s *hasql.Snapshot) []string {
 	return list
 }
 
-// idle fails the test if any connection is lent or asked for.
+// idle fails the test if any connection is in use.
 func (m *manager) idle() {
 	m.t.Helper()
 	for node := range m.Snapshot().Nodes() {
@@ -239,7 +218,7 @@ func (m *manager) idle() {
 	}
 }
 
-// queryer is what a route, a pool, a connection and a transaction have in common.
+// queryer is the common part of a route, a pool, a connection and a transaction.
 type queryer interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
@@ -265,7 +244,7 @@ func nodeOf(c *pgxpool.Conn) string {
 	return net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
 }
 
-// connect opens a superuser's connection beside the PoolManager, closed by the test's end.
+// connect opens a superuser's connection without the PoolManager. The end of the test closes it.
 func connect(t testing.TB, n server) *pgx.Conn {
 	t.Helper()
 	conn, err := n.Conn(testContext(t))
@@ -278,7 +257,7 @@ func connect(t testing.TB, n server) *pgx.Conn {
 	return conn
 }
 
-// execute runs statements on a node beside the PoolManager.
+// execute runs statements on a node without the PoolManager.
 func execute(t testing.TB, n server, sql string, args ...any) {
 	t.Helper()
 	if _, err := connect(t, n).Exec(testContext(t), sql, args...); err != nil {
@@ -300,8 +279,8 @@ func freeze(t testing.TB, n *pgcluster.Node) {
 // quickly makes hung nodes suspect soon; only newer masters and refusals make nodes down or stale.
 func quickly(c *hasql.Config) { c.CheckTimeout = 300 * time.Millisecond }
 
-// awaitBackends waits until the test has no more than n sessions on a node. A session whose client went away in the
-// middle of a statement does not notice before the statement's end, so sleeping ones do not count.
+// awaitBackends waits until the test has no more than n sessions on a node. A session that runs pg_sleep does not count,
+// because it notices only at the end of the statement that its client is gone.
 func awaitBackends(t testing.TB, node *pgcluster.Node, n int) {
 	t.Helper()
 	conn := connect(t, node)
@@ -310,10 +289,10 @@ func awaitBackends(t testing.TB, node *pgcluster.Node, n int) {
 	}
 }
 
-// node is a server or the proxy before it, whichever the manager knows.
+// node is a server, or the proxy in front of it, as the manager knows it.
 type node interface{ Addr() string }
 
-// server is a node that can be reached beside the manager.
+// server is a node that a test can connect to without the manager.
 type server interface {
 	node
 	Conn(ctx context.Context) (*pgx.Conn, error)

@@ -174,7 +174,7 @@ func TestReplicaThatHearsNothingFromTheMasterIsTooFarBehind(t *testing.T) {
 	w := startWriters(t, m, 2)
 	must(t, cluster.lab.Cut(cluster.host[master], cluster.host[deaf]))
 	const tolerable = 200 * time.Millisecond
-	m.awaitProbe(deaf.Name()+" to be behind", func(s *hasql.Snapshot) bool {
+	m.await(deaf.Name()+" to be behind", func(s *hasql.Snapshot) bool {
 		w.progress(1)
 		return state(s, deaf).LagTime > tolerable && state(s, well).LagTime < tolerable
 	})

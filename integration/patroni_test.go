@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/integration/internal/patroni"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
 // TestPatroni breaks one Patroni cluster in one way after the other, under a service that writes and reads, and prints how
@@ -39,7 +38,7 @@ func startPatroni(t *testing.T) *patroni.Cluster {
 	t.Helper()
 	cluster, err := patroni.Start(testContext(t), patroni.Options{Members: 3, Logf: t.Logf})
 	if errors.Is(err, patroni.ErrMissing) && os.Getenv("HASQL_REQUIRE_PATRONI") != "1" {
-		t.Skipf("skipped, for want of Patroni: %v", err)
+		t.Skipf("skipped, because Patroni is missing: %v", err)
 	}
 	unavailable(t, err)
 	t.Cleanup(func() {
@@ -140,7 +139,7 @@ func testEtcdRestart(t *testing.T, cluster *patroni.Cluster) {
 
 func testPatroniFault(t *testing.T, cluster *patroni.Cluster, fault patroniFault) figure {
 	p := startPatroniTest(t, cluster)
-	direct := startWitness(p)
+	direct := startProbers(p)
 	direct.await(p, p.old)
 	mark := p.m.mark()
 	fault.do(p)
@@ -181,75 +180,59 @@ func testPatroniFault(t *testing.T, cluster *patroni.Cluster, fault patroniFault
 	return f
 }
 
-// witness writes to every member over connections of its own, to see when it accepts that.
-type witness struct {
+// probers write to every member over connections of their own, to see when it accepts that.
+type probers struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	mu    sync.Mutex
-	spans spans
-	heard map[string]chan struct{} // closed once a member has accepted a write
+	mu       sync.Mutex
+	spans    spans
+	accepted map[string]chan struct{} // by address; closed once a member has accepted a write
 }
 
-func startWitness(p *patroniTest) *witness {
-	_, err := p.m.Master().Exec(p.ctx, "create table if not exists witnessed (at timestamptz)")
+// probePace is the time between two probes of a member that is no leader.
+const probePace = 5 * time.Millisecond
+
+func startProbers(p *patroniTest) *probers {
+	_, err := p.m.Master().Exec(p.ctx, workload.ProbeSchema)
 	must(p.t, err)
 	ctx, stop := context.WithCancel(p.ctx)
-	w := &witness{stop: stop, spans: make(spans), heard: make(map[string]chan struct{})}
-	p.t.Cleanup(w.end)
+	all := &probers{stop: stop, spans: make(spans), accepted: make(map[string]chan struct{})}
+	p.t.Cleanup(all.end)
 	for _, m := range p.cluster.Members() {
-		w.heard[m.Addr()] = make(chan struct{})
+		all.accepted[m.Addr()] = make(chan struct{})
 	}
 	for _, m := range p.cluster.Members() {
-		w.done.Go(func() { w.watch(ctx, m) })
+		prober := &workload.Prober{
+			Connect: m.Conn, Pace: probePace, Accepted: func(time.Time, time.Time, uint32) { all.note(m) },
+		}
+		all.done.Go(func() { prober.Run(ctx) })
 	}
-	return w
+	return all
 }
 
-// watch writes every 5 ms, connecting anew after every error but that of a standby.
-func (w *witness) watch(ctx context.Context, m *patroni.Member) {
-	pace := time.NewTicker(5 * time.Millisecond)
-	defer pace.Stop()
-	var conn *pgx.Conn
-	for {
-		select {
-		case <-pace.C:
-		case <-ctx.Done():
-			if conn != nil {
-				_ = conn.Close(context.Background())
-			}
-			return
-		}
-		var err error
-		if conn == nil || conn.IsClosed() {
-			if conn, err = m.Conn(ctx); err != nil {
-				continue
-			}
-		}
-		if _, err = conn.Exec(ctx, "insert into witnessed values (now())"); err == nil {
-			w.mu.Lock()
-			if _, known := w.spans[m.Addr()]; !known {
-				close(w.heard[m.Addr()])
-			}
-			w.spans.note(m.Addr())
-			w.mu.Unlock()
-		}
+func (all *probers) note(m *patroni.Member) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if _, known := all.spans[m.Addr()]; !known {
+		close(all.accepted[m.Addr()])
 	}
+	all.spans.note(m.Addr())
 }
 
 // await waits until a member has accepted a write.
-func (w *witness) await(p *patroniTest, m *patroni.Member) {
+func (all *probers) await(p *patroniTest, m *patroni.Member) {
 	p.t.Helper()
 	select {
-	case <-w.heard[m.Addr()]:
+	case <-all.accepted[m.Addr()]:
 	case <-p.ctx.Done():
 		p.t.Fatalf("%s accepted no write", m.Addr())
 	}
 }
 
-func (w *witness) end() {
-	w.stop()
-	w.done.Wait()
+func (all *probers) end() {
+	all.stop()
+	all.done.Wait()
 }
 
 // figure is what one fault cost.
@@ -279,8 +262,8 @@ func (all figures) table() string {
 	return b.String()
 }
 
-// median returns the middle one in milliseconds, the lower one of two.
+// median returns the median in milliseconds.
 func median(d []time.Duration) float64 {
-	slices.Sort(d)
-	return float64(d[(len(d)-1)/2]) / float64(time.Millisecond)
+	m, _, _ := workload.Spread(d)
+	return float64(m) / float64(time.Millisecond)
 }

@@ -291,7 +291,7 @@ func TestRestartedNodeIsNotAskedOverOldConnections(t *testing.T) {
 			}
 		}
 	}
-	m.awaitProbe("MinConns", func(s *hasql.Snapshot) bool { // until then the library itself borrows some
+	m.await("MinConns", func(s *hasql.Snapshot) bool { // until then the library itself borrows some
 		now := state(s, n)
 		return m.Stat().Nodes()[0].Pool.TotalConns() >= 3 && now.InUse() == 0
 	})

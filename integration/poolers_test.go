@@ -32,7 +32,7 @@ func newPooler(t testing.TB, box *pgcluster.Sandbox, name, program string, args 
 	t.Helper()
 	path, err := pgcluster.FindProgram(program)
 	if err != nil && os.Getenv("HASQL_REQUIRE_POOLERS") != "1" {
-		t.Skipf("skipped, for want of %s: %v", program, err)
+		t.Skipf("skipped, because %s is missing: %v", program, err)
 	}
 	must(t, err)
 	return &pooler{box: box, name: name, program: path, args: args}
@@ -167,9 +167,7 @@ func TestPgBouncerBeforeEveryNode(t *testing.T) {
 	if _, err := m.AcquireMaster(canceled()); err == nil || !strings.Contains(err.Error(), before(old).Addr()+" suspect") {
 		t.Errorf("with the master dead behind its PgBouncer, an acquire got: %v", err)
 	}
-	next, other := foremost(t, cluster.Nodes()[1], cluster.Nodes()[2])
-	must(t, other.Follow(ctx, next))
-	must(t, next.Promote(ctx))
+	next, _ := failOver(t, cluster.Nodes()[1], cluster.Nodes()[2])
 	m.awaitMaster(before(next))
 	w.progress(20)
 
@@ -230,9 +228,7 @@ func TestHAProxyBeforeEveryNode(t *testing.T) {
 
 	must(t, old.Kill())
 	m.awaitStatus(before(old), hasql.StatusDown) // HAProxy accepts a connection and ends it at once
-	next, other := foremost(t, cluster.Nodes()[1], cluster.Nodes()[2])
-	must(t, other.Follow(ctx, next))
-	must(t, next.Promote(ctx))
+	next, _ := failOver(t, cluster.Nodes()[1], cluster.Nodes()[2])
 	m.awaitMaster(before(next))
 	w.progress(20)
 
@@ -270,9 +266,7 @@ func TestHAProxyThatFollowsTheLeader(t *testing.T) {
 
 	must(t, old.Kill())
 	m.awaitStatus(leader, hasql.StatusDown)
-	next, other := foremost(t, cluster.Nodes()[1], cluster.Nodes()[2])
-	must(t, other.Follow(ctx, next))
-	must(t, next.Promote(ctx))
+	next, _ := failOver(t, cluster.Nodes()[1], cluster.Nodes()[2])
 	m.awaitMaster(leader)
 	w.progress(20)
 	for name, route := range map[string]*hasql.Route{"write": m.Master(), "read": m.Replica()} {

@@ -9,7 +9,7 @@ import (
 	"github.com/pghasql/hasql"
 )
 
-// reader reads from replicas for as long as a test likes.
+// reader reads from replicas until the test ends it.
 type reader struct {
 	t     testing.TB
 	stop  context.CancelFunc
@@ -41,7 +41,7 @@ func startReader(t testing.TB, m *manager) *reader {
 	return r
 }
 
-// read reads from a node of the route's choice and returns its name, "" if no connection was got.
+// read reads from a node that the route chooses, and returns its name, "" if no connection was acquired.
 func read(ctx context.Context, route *hasql.Route) (node string, err error) {
 	conn, err := route.Acquire(ctx)
 	if err != nil {

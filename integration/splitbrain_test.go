@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -307,4 +308,32 @@ func alien(t testing.TB) *pgcluster.Node {
 		t.Fatal("the other cluster has the same system identifier, so this test shows nothing")
 	}
 	return n
+}
+
+// TestStandbyThatAsksForATimelineOfItsOwnSupersedesNobody has a replica that was promoted by mistake follow the master again,
+// without pg_rewind. It asks for its own timeline over and over, which the master does not have.
+func TestStandbyThatAsksForATimelineOfItsOwnSupersedesNobody(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	master, mistaken := cluster.Nodes()[0], cluster.Nodes()[1]
+	must(t, mistaken.Promote(ctx))
+	execute(t, mistaken, "checkpoint")
+	execute(t, mistaken, "alter system set wal_retrieve_retry_interval = '20ms'")
+	must(t, mistaken.Stop(ctx, pgcluster.StopFast))
+	must(t, mistaken.WriteFile("data/standby.signal", ""))
+	must(t, mistaken.Follow(ctx, master))
+	must(t, mistaken.Start(ctx))
+
+	m := open(t, cluster.DSN(), func(c *hasql.Config) { c.CheckInterval, c.RecoveryInterval = 5*time.Millisecond, 5*time.Millisecond })
+	m.awaitEvent("the master", 0, func(e event) bool { return e.master && e.new.Name == master.Addr() })
+	from := m.mark()
+	conn := connect(t, mistaken)
+	for asked := 0; asked < 20; {
+		asked += scan[int](t, conn, "select count(*) from pg_stat_wal_receiver where received_tli = 2")
+		must(t, m.WaitNextCheck(ctx))
+		if s := state(m.Snapshot(), master); s.Status != hasql.StatusUp {
+			t.Fatalf("after %d times: %v", asked, s.String())
+		}
+	}
+	m.undisturbed(from, mistaken)
 }

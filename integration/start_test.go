@@ -161,8 +161,9 @@ func TestWrongCredentialsAreToldByNodeAndCause(t *testing.T) {
 			m := open(t, test.dsn, budget(300*time.Millisecond))
 			err := hopeless(t, m, n.Addr()+" suspect")
 			toldOnce(t, err, n.Addr(), test.code, test.says)
-			if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != test.code {
-				t.Errorf("the server's error is not in the chain of %v", err)
+			none, _ := errors.AsType[*hasql.NoNodeError](err)
+			if pg, ok := errors.AsType[*pgconn.PgError](none.Nodes[0].Cause); !ok || pg.Code != test.code {
+				t.Errorf("the server's error is not the cause of %v", err)
 			}
 			m.silentAbout(test.password, err, m.Ready(canceled(), 1, 0), m.Ready(canceled(), -1, -1))
 		})

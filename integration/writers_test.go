@@ -10,16 +10,17 @@ import (
 	"time"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
-// writers insert numbers through the master for as long as a test likes, and remember which were acknowledged.
+// writers insert numbers through the master until the test ends them, and record which were acknowledged.
 type writers struct {
 	t    testing.TB
 	m    *manager
 	stop context.CancelFunc
 	all  sync.WaitGroup
 	next atomic.Int64
-	tick chan struct{} // capacity 1: some writer got on
+	tick chan struct{} // capacity 1: some writer has finished an operation
 	acks []atomic.Int64
 
 	mu       sync.Mutex
@@ -28,7 +29,7 @@ type writers struct {
 	spans    spans
 }
 
-// spans tell when each node did something first and last.
+// spans are the times of the first and the last operation of each node, by address.
 type spans map[string]span
 
 type span struct{ first, last time.Time }
@@ -43,11 +44,11 @@ func (s spans) note(node string) {
 	s[node] = known
 }
 
-// gap is how long nothing was done between the last time on one node and the first on the next.
+// gap is the time from the last operation of the old node to the first operation of the next one.
 func (s spans) gap(old, next node) time.Duration { return s[next.Addr()].first.Sub(s[old.Addr()].last) }
 
 type failure struct {
-	node string // "": no connection was got
+	node string // "": no connection was acquired
 	err  error
 }
 
@@ -90,7 +91,7 @@ func (w *writers) write(ctx context.Context) bool {
 		conn.Release()
 	}
 	if ctx.Err() != nil {
-		return false // the end of the test, not a failure; the row may be there or not
+		return false // the end of the test is no failure; the row may be there or not
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -150,9 +151,10 @@ func (w *writers) end(master server, mayFail ...node) {
 // contained checks that every acknowledged row is on n.
 func (w *writers) contained(n server) {
 	w.t.Helper()
-	lost := scan[int](w.t, connect(w.t, n), "select count(*) from unnest($1::bigint[]) as id where id not in (select id from writes)", w.acked)
-	if lost > 0 {
-		w.t.Errorf("%d of %d acknowledged writes are not on %s", lost, len(w.acked), n.Addr())
+	lost, err := workload.Missing(testContext(w.t), connect(w.t, n), "writes", w.acked)
+	must(w.t, err)
+	if len(lost) > 0 {
+		w.t.Errorf("%d of %d acknowledged writes are not on %s", len(lost), len(w.acked), n.Addr())
 	}
 	w.t.Logf("%d writes acknowledged, %d failed", len(w.acked), len(w.failures))
 }

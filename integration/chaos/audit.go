@@ -16,7 +16,7 @@ const (
 
 // audit compares what clients did and saw since the last audit with the master's history, and counts what it finds.
 func (f *failover) audit(ctx context.Context, res *result) error {
-	claims, seen := f.book.due()
+	claims, seen := f.recorder.unaudited()
 	var marks []int64
 	for _, c := range claims {
 		marks = append(marks, c.mark)
@@ -32,7 +32,7 @@ func (f *failover) audit(ctx context.Context, res *result) error {
 	return nil
 }
 
-// compare accuses whoever was told what the history does not hold.
+// compare records a violation for each client that was told something that is not in the history.
 func (f *failover) compare(claims []*claim, seen map[change]*client, history map[int64][]change, res *result) {
 	for _, c := range claims {
 		made := history[c.mark]
@@ -45,22 +45,22 @@ func (f *failover) compare(claims []*claim, seen map[change]*client, history map
 			res.inEffect += min(1, len(made))
 		}
 		if f.orderly && c.alone && c.outcome == refused && c.err != errBeaten {
-			f.book.accuse("write %d (%s) was not asked again: %v", c.mark, c.by, c.err)
+			f.recorder.addViolation("write %d (%s) was refused and not sent again: %v", c.mark, c.by, c.err)
 		}
-		if problem := c.wrong(made); problem != "" {
-			f.book.accuse("%s", problem)
+		if problem := c.violation(made); problem != "" {
+			f.recorder.addViolation("%s", problem)
 			c.told = true
 		}
 	}
 	for s, reader := range seen {
 		if !f.asynchronous && !slices.Contains(history[s.mark], s) {
-			f.book.accuse("%s: saw %v, made by write %d, which never was: %v", reader, s, s.mark, history[s.mark])
+			f.recorder.addViolation("%s: saw %v of write %d, which is not in the history: %v", reader, s, s.mark, history[s.mark])
 		}
 	}
 }
 
-// history asks a node.
-func (g *game) history(ctx context.Context, n *pgcluster.Node, sql string, args ...any) ([]change, error) {
+// history returns changes from the history of a node.
+func (t *testbed) history(ctx context.Context, n *pgcluster.Node, sql string, args ...any) ([]change, error) {
 	conn, err := n.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -76,29 +76,30 @@ func (g *game) history(ctx context.Context, n *pgcluster.Node, sql string, args 
 	})
 }
 
-// inspect compares all that clients did with the whole history, and the replicas' with the master's. The clients rest.
-func (g *game) inspect(ctx context.Context) error {
-	master := g.nodes[g.master.Load().node]
-	truth, err := g.history(ctx, master, allSQL)
+// inspect compares all that clients did with the whole history, and the history on each replica with that on the master. No
+// client may be at work.
+func (t *testbed) inspect(ctx context.Context) error {
+	master := t.nodes[t.term.Load().node]
+	truth, err := t.history(ctx, master, allSQL)
 	if err != nil {
 		return err
 	}
-	for _, problem := range judge(g.book.claims, truth) {
-		g.book.accuse("%s", problem)
+	for _, problem := range check(t.recorder.claims, truth) {
+		t.recorder.addViolation("%s", problem)
 	}
-	for _, n := range g.nodes {
+	for _, n := range t.nodes {
 		if n == master {
 			continue
 		}
 		if err := n.WaitStreaming(ctx, master); err != nil {
 			return err
 		}
-		copied, err := g.history(ctx, n, allSQL)
+		copied, err := t.history(ctx, n, allSQL)
 		if err != nil {
 			return err
 		}
 		if !same(copied, truth) {
-			g.book.accuse("the history on %s is not the one on %s", n.Name(), master.Name())
+			t.recorder.addViolation("the history on %s differs from the one on %s", n.Name(), master.Name())
 		}
 	}
 	return nil

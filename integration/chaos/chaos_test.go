@@ -13,22 +13,21 @@ import (
 	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
-// TestFewFailovers is the short form of what "make chaos" does. Its dice fall differently each time; the seed that it
-// tells repeats them.
+// TestFewFailovers is a short form of "make chaos". Its failovers differ each time; the seed that it prints repeats them.
 func TestFewFailovers(t *testing.T) {
 	err := run(t.Context(), t.Output(), rand.Uint64N(1e6), kinds, 5, false)
 	if errors.Is(err, pgcluster.ErrNoPostgres) && os.Getenv("HASQL_REQUIRE_POSTGRES") != "1" {
-		t.Skipf("skipped, for want of PostgreSQL: %v", err)
+		t.Skipf("skipped, because PostgreSQL is missing: %v", err)
 	}
 	if err != nil {
 		t.Error(err)
 	}
 }
 
-func TestSeedDealsTheSameFailovers(t *testing.T) {
+func TestSeedDrawsTheSameFailovers(t *testing.T) {
 	dealt := func(seed uint64) (rounds []string, count map[string]int) {
 		count = make(map[string]int)
-		for _, r := range deal(rand.New(rand.NewPCG(seed, 0)), kinds, 3*len(kinds)) {
+		for _, r := range drawRounds(rand.New(rand.NewPCG(seed, 0)), kinds, 3*len(kinds)) {
 			rounds = append(rounds, r.String())
 			count[r.name]++
 		}
@@ -49,13 +48,13 @@ func TestSeedDealsTheSameFailovers(t *testing.T) {
 }
 
 func TestKindsAreChosenByName(t *testing.T) {
-	if list, err := chosen("freeze,crash"); err != nil || len(list) != 2 || list[0].name != "freeze" || list[1].name != "crash" {
+	if list, err := kindsByName("freeze,crash"); err != nil || len(list) != 2 || list[0].name != "freeze" || list[1].name != "crash" {
 		t.Errorf("%v, %v", list, err)
 	}
-	if list, err := chosen(""); err != nil || len(list) != len(kinds) {
+	if list, err := kindsByName(""); err != nil || len(list) != len(kinds) {
 		t.Errorf("all: %v, %v", list, err)
 	}
-	if _, err := chosen("crash,flood"); err == nil || !strings.Contains(err.Error(), `"flood"`) {
+	if _, err := kindsByName("crash,flood"); err == nil || !strings.Contains(err.Error(), `"flood"`) {
 		t.Errorf("an unknown kind: %v", err)
 	}
 }
@@ -104,28 +103,28 @@ func TestLongestGapIsBetweenSuccessesOfOneKind(t *testing.T) {
 	}
 }
 
-func TestFailuresBelongToWhatWasTouched(t *testing.T) {
-	b := newBook()
+func TestOperationsMayFailOnAffectedNodesOnly(t *testing.T) {
+	b := newRecorder()
 	c := &client{service: &service{setting: setting{name: "direct"}}, writes: true}
 	failed := op{write: true, err: errors.New("reset")}
-	b.turn("failover 1, crash")
-	b.touch("n1")
-	b.finish(c, failed, "n1")
-	b.finish(c, failed, "") // on a route: nobody knows where
-	b.finish(c, op{write: true}, "n2")
-	if wrong := b.accusations(); len(wrong) != 0 || b.done[c] != 1 {
-		t.Errorf("accusations %q, done %v", wrong, b.done)
+	b.beginRound("failover 1, crash")
+	b.expectErrors("n1")
+	b.addOperation(c, failed, "n1")
+	b.addOperation(c, failed, "") // on a route: nobody knows where
+	b.addOperation(c, op{write: true}, "n2")
+	if wrong := b.allViolations(); len(wrong) != 0 || b.done[c] != 1 {
+		t.Errorf("violations %q, done %v", wrong, b.done)
 	}
-	b.finish(c, failed, "n2")
-	b.heal()
-	b.finish(c, failed, "n1")
-	b.finish(c, failed, "")
-	wrong := b.accusations()
+	b.addOperation(c, failed, "n2")
+	b.expectNoErrors()
+	b.addOperation(c, failed, "n1")
+	b.addOperation(c, failed, "")
+	wrong := b.allViolations()
 	if len(wrong) != 3 || !strings.Contains(wrong[0], "failover 1, crash") ||
-		!strings.Contains(wrong[0], "direct writer 1: failed on n2, to which nothing happened: reset") ||
-		!strings.Contains(wrong[1], "failed on n1, to which") ||
-		!strings.Contains(wrong[2], "failed, though nothing happened to any node: reset") {
-		t.Errorf("accusations: %q", wrong)
+		!strings.Contains(wrong[0], "direct writer 1: failed on n2, which no fault affects: reset") ||
+		!strings.Contains(wrong[1], "failed on n1, which no fault affects") ||
+		!strings.Contains(wrong[2], "failed, though no fault affects any node: reset") {
+		t.Errorf("violations: %q", wrong)
 	}
 }
 

@@ -16,20 +16,20 @@ import (
 )
 
 const (
-	// opLimit is a client's patience. No failover takes so long, so no operation may ever need it.
+	// opLimit is the time limit of one operation. No failover takes so long, so an operation that reaches the limit is a violation.
 	opLimit = time.Minute
-	// overrun is how much longer an operation may take than its context allows, on a machine that is busy.
+	// overrun is how long an operation may go on after the end of its context. A busy machine delays operations.
 	overrun = 5 * time.Second
-	// pause is how long a client rests between two operations, so that the machine has time for the failover.
+	// pause is the time between two operations of a client, so that the machine has time for the failover.
 	pause = 10 * time.Millisecond
 )
 
-// client does one operation after the other. Its dice choose which.
+// client does one operation after the other. Its random numbers choose them.
 type client struct {
 	*service
 	writes bool
 	number int
-	dice   *rand.Rand
+	rng    *rand.Rand
 }
 
 func (c *client) String() string {
@@ -40,7 +40,7 @@ func (c *client) String() string {
 	return fmt.Sprintf("%s %s %d", c.name, what, c.number+1)
 }
 
-// work goes on until ctx ends, and finishes the operation that it is at.
+// work runs operations until ctx ends. It finishes the operation that runs then.
 func (c *client) work(ctx context.Context) {
 	rest := time.NewTicker(pause)
 	defer rest.Stop()
@@ -65,30 +65,30 @@ func (c *client) once() {
 	node, err := do(ctx)
 	name := ""
 	if node != nobody {
-		name = c.game.nodes[node].Name()
+		name = c.testbed.nodes[node].Name()
 		if was := c.state(before, node); misled(was, c.state(c.pm.Snapshot(), node), role) {
-			c.game.book.accuse("%s: was led to a node that was known as %s", c, was.String())
+			c.testbed.recorder.addViolation("%s: was routed to a node that was known as %s", c, was.String())
 		}
 	}
-	c.game.book.finish(c, op{service: c.name, write: c.writes, end: time.Now(), err: err}, name)
+	c.testbed.recorder.addOperation(c, op{service: c.name, write: c.writes, end: time.Now(), err: err}, name)
 	if noNode, ok := errors.AsType[*hasql.NoNodeError](err); ok {
-		c.game.book.accuse("%s: no connection: %v", c, noNode)
+		c.testbed.recorder.addViolation("%s: no connection: %v", c, noNode)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		c.game.book.accuse("%s: %v were not enough on %q: %v", c, opLimit, name, err)
+		c.testbed.recorder.addViolation("%s: an operation on %[3]q did not end within %[2]v: %[4]v", c, opLimit, name, err)
 	}
 	if deadline, _ := ctx.Deadline(); time.Since(deadline) > overrun {
-		c.game.book.accuse("%s: came back %v after the end of its context", c, time.Since(deadline))
+		c.testbed.recorder.addViolation("%s: returned %v after the end of its context", c, time.Since(deadline))
 	}
 }
 
-// misled says whether an operation was led to a node that was not in this role, as its PoolManager knew: the snapshots from
-// before and after it say so, and that nothing changed in between.
+// misled reports whether an operation was routed to a node that its PoolManager knew not to have this role. The snapshots
+// from before and after the operation show that, if they also show that nothing changed in between.
 func misled(before, after hasql.NodeState, role hasql.Role) bool {
 	return before.Role != role && after.Role == before.Role && after.Status == before.Status && after.Since.Equal(before.Since)
 }
 
-// acquire gets a connection, and tells where it leads.
+// acquire acquires a connection, and returns its node.
 func (c *client) acquire(ctx context.Context, route *hasql.Route) (conn *pgxpool.Conn, node int, err error) {
 	conn, err = route.Acquire(ctx)
 	if err != nil {
@@ -98,12 +98,12 @@ func (c *client) acquire(ctx context.Context, route *hasql.Route) (conn *pgxpool
 	return conn, c.nodeAt[net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))], nil
 }
 
-// read asks any replica for a register or, every other time, one that has the latest known version of it. It does so on a
-// route, or over a connection of its own.
+// read reads a register from any replica or, every other time, from one that has the latest known version of it. It uses a
+// route, or a connection that it acquires.
 func (c *client) read(ctx context.Context) (node int, err error) {
 	route, wanted := c.pm.Replica(), c.latest.Load()
 	register := c.anyRegister()
-	promised := wanted != nil && c.dice.IntN(2) == 0
+	promised := wanted != nil && c.rng.IntN(2) == 0
 	if promised {
 		register = wanted.register
 		route = c.pm.Replica(hasql.AtLeast(wanted.lsn))
@@ -112,22 +112,22 @@ func (c *client) read(ctx context.Context) (node int, err error) {
 	if err != nil {
 		return node, err
 	}
-	reign := c.game.master.Load()
-	missed := promised && seen.version < wanted.version && wanted.epoch == reign.epoch
+	term := c.testbed.term.Load()
+	missed := promised && seen.version < wanted.version && wanted.epoch == term.epoch
 	switch {
-	case missed && slices.Contains(reign.doubtful, node):
-		c.game.book.miss()
+	case missed && slices.Contains(term.doubtful, node):
+		c.testbed.recorder.addMissedRead()
 	case missed:
-		c.game.book.accuse("%s: n%d has %v, though it is said to have the WAL up to %s, with %v", c, node+1, seen, wanted.lsn, wanted.change)
+		c.testbed.recorder.addViolation("%s: n%d has %v, though AtLeast(%s) promised %v", c, node+1, seen, wanted.lsn, wanted.change)
 	}
-	c.game.book.see(c, seen, promised)
+	c.testbed.recorder.addRead(c, seen, promised)
 	return node, nil
 }
 
 func (c *client) look(ctx context.Context, route *hasql.Route, register int) (seen change, node int, err error) {
 	seen.register, node = register, nobody
 	port := 0
-	if c.dice.IntN(2) == 0 {
+	if c.rng.IntN(2) == 0 {
 		err = route.QueryRow(ctx, lookSQL, register).Scan(&seen.version, &seen.mark, &port)
 		return seen, c.nodeOn(port), err
 	}
@@ -143,9 +143,9 @@ func (c *client) look(ctx context.Context, route *hasql.Route, register int) (se
 	return seen, node, err
 }
 
-// nodeOn returns the node that listens on a port, nobody for none.
+// nodeOn returns the node that listens on a port, nobody if no node does.
 func (c *client) nodeOn(port int) int {
-	for i, n := range c.game.nodes {
+	for i, n := range c.testbed.nodes {
 		if n.Port() == port {
 			return i
 		}
@@ -154,7 +154,7 @@ func (c *client) nodeOn(port int) int {
 }
 
 func (c *client) checkPort(node, port int) {
-	if want := c.game.nodes[node].Port(); port != want {
-		c.game.book.accuse("%s: port %d answered for %d", c, port, want)
+	if want := c.testbed.nodes[node].Port(); port != want {
+		c.testbed.recorder.addViolation("%s: the server on port %d answered, not the one on port %d", c, port, want)
 	}
 }

@@ -3,21 +3,23 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/pgcluster"
 )
 
 // failover is one round under way.
 type failover struct {
-	*game
+	*testbed
 	round
-	old    int   // the master that is struck
-	next   int   // the one that takes over
-	fallen []int // what has to rejoin it
+	old    int   // the master that the fault hits
+	next   int   // the new master
+	fallen []int // nodes that have to rejoin the new master
 }
 
-// result is one failover as it went.
+// result is the measured result of one failover.
 type result struct {
 	round
 	old, next string
@@ -25,22 +27,22 @@ type result struct {
 	readGap   time.Duration
 	reads     int // failed
 	writes    int // failed
-	unknown   int // of them, without word of what became of them
+	unknown   int // of them, with an unknown outcome
 	inEffect  int // of these, in the history
-	lost      int // acknowledged
-	missed    int // reads on a doubtful replica that lacked what they were promised
+	lost      int // acknowledged, and not in the history
+	missed    int // reads that a doubtful replica answered without the promised version
 	took      time.Duration
 }
 
-// play is one failover, from a whole cluster to a whole cluster.
-func (g *game) play(ctx context.Context, r round) (result, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took more than %v", patience))
+// runRound runs one failover. The cluster is healthy before and after it.
+func (t *testbed) runRound(ctx context.Context, r round) (result, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the failover took more than %v", patience))
 	defer cancel()
 	began := time.Now()
-	f := &failover{game: g, round: r, old: g.master.Load().node}
+	f := &failover{testbed: t, round: r, old: t.term.Load().node}
 	f.fallen = []int{f.old}
-	res := result{round: r, old: g.nodes[f.old].Name(), outage: make(map[string]time.Duration)}
-	g.touch(f.old)
+	res := result{round: r, old: t.nodes[f.old].Name(), outage: make(map[string]time.Duration)}
+	t.expectErrors(f.old)
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -54,98 +56,95 @@ func (g *game) play(ctx context.Context, r round) (result, error) {
 			return res, fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
-	res.next = g.nodes[f.next].Name()
-	g.book.heal() // all operations from before have ended
+	res.next = t.nodes[f.next].Name()
+	t.recorder.expectNoErrors() // all operations from before have ended
 	if err := f.audit(ctx, &res); err != nil {
 		return res, fmt.Errorf("the audit: %w", err)
 	}
-	g.book.mu.Lock()
-	defer g.book.mu.Unlock()
-	for _, s := range g.services {
-		res.outage[s.name] = longestGap(g.book.ops, s.name, true)
-		res.readGap = max(res.readGap, longestGap(g.book.ops, s.name, false))
+	t.recorder.mu.Lock()
+	defer t.recorder.mu.Unlock()
+	for _, s := range t.services {
+		res.outage[s.name] = longestGap(t.recorder.ops, s.name, true)
+		res.readGap = max(res.readGap, longestGap(t.recorder.ops, s.name, false))
 	}
-	res.missed = g.book.missed
-	res.writes, res.reads = failures(g.book.ops, true), failures(g.book.ops, false)
+	res.missed = t.recorder.missed
+	res.writes, res.reads = failures(t.recorder.ops, true), failures(t.recorder.ops, false)
 	res.took = time.Since(began)
 	return res, nil
 }
 
-// begin breaks the old master, and waits until clients have noticed it if the dice say so.
+// begin injects the fault. In some rounds it then waits until clients have noticed the fault.
 func (f *failover) begin(ctx context.Context) error {
 	if f.asynchronous {
 		if err := f.cluster.SetSynchronous(ctx, f.nodes[f.old], 0); err != nil {
 			return err
 		}
 	}
-	if err := f.strike(f, ctx); err != nil || !f.noticed {
+	if err := f.inject(f, ctx); err != nil || !f.noticed {
 		return err
 	}
 	return f.services[1].await(ctx, "the fault to be noticed", func(s *hasql.Snapshot) bool { return s.MasterCount() == 0 })
 }
 
-// promote does what a failover manager does.
+// promote does what a failover manager does, and waits until the clients make progress.
 func (f *failover) promote(ctx context.Context) error {
 	if err := f.elect(ctx); err != nil {
 		return err
 	}
 	if f.twice {
-		return f.dethrone(ctx)
+		return f.killNewMaster(ctx)
 	}
 	return f.progress(ctx, f.idle)
 }
 
-// idle reports whether a client gets nothing done before the fault has ended.
+// idle reports whether a client can make no progress before the fault has ended.
 func (f *failover) idle(c *client) bool { return f.split && c.proxied || f.backward && !c.writes }
 
-// elect takes the standbys from the old master, so that it can acknowledge nothing any more, promotes the one that has
-// most, and points the other one to it. In a backward round it promotes the one that has least, and the other one has
-// diverged.
+// elect chooses the next master among the standbys, which it takes from the old master so that the old one can acknowledge
+// nothing any more, and promotes it. In a backward round it promotes the standby that has received least, and the other one
+// has diverged.
 func (f *failover) elect(ctx context.Context) error {
-	standbys := f.others(f.old)
-	var received [2]uint64
-	for i, standby := range standbys {
-		var err error
-		if received[i], err = f.nodes[standby].Detach(ctx); err != nil {
-			return err
-		}
+	var standbys []*pgcluster.Node
+	for _, i := range f.others(f.old) {
+		standbys = append(standbys, f.nodes[i])
 	}
-	f.next = standbys[0]
-	other := standbys[1]
-	if (received[1] > received[0]) != f.backward {
-		f.next, other = other, f.next
+	ranked, err := pgcluster.Elect(ctx, standbys...)
+	if err != nil {
+		return err
 	}
+	if f.backward {
+		slices.Reverse(ranked)
+	}
+	f.next = slices.Index(f.nodes, ranked[0])
 	if f.isolates {
-		f.touch(f.next)
+		f.expectErrors(f.next)
 		if err := f.proxies[f.next].Cut(); err != nil {
 			return err
 		}
 	}
 	if f.backward {
-		f.touch(other)
+		other := slices.Index(f.nodes, ranked[1])
+		f.expectErrors(other)
 		f.fallen = append(f.fallen, other)
-		f.crown(other)
-		return f.nodes[f.next].Promote(ctx)
+		f.beginTerm(other)
+		return ranked[0].TakeOver(ctx)
 	}
-	f.crown()
-	if err := f.nodes[f.next].Promote(ctx); err != nil {
-		return err
-	}
-	return f.nodes[other].Follow(ctx, f.nodes[f.next])
+	f.beginTerm()
+	return ranked[0].TakeOver(ctx, ranked[1:]...)
 }
 
-// crown begins the reign of the next master, just before its promotion: nobody else can acknowledge a write from now on,
-// but in an asynchronous round to services that do not know.
-func (f *failover) crown(doubtful ...int) {
-	r := &reign{node: f.next, epoch: f.master.Load().epoch, lossy: f.asynchronous, doubtful: doubtful}
+// beginTerm begins the term of the next master, just before its promotion. From now on no other node can acknowledge a write,
+// except in an asynchronous round, to services that do not know the new master yet.
+func (f *failover) beginTerm(doubtful ...int) {
+	r := &term{node: f.next, epoch: f.term.Load().epoch, lossy: f.asynchronous, doubtful: doubtful}
 	if r.lossy {
 		r.epoch++
 	}
-	f.master.Store(r)
+	f.term.Store(r)
 }
 
-// dethrone kills the new master as soon as it has a replica, which becomes the next one.
-func (f *failover) dethrone(ctx context.Context) error {
+// killNewMaster kills the new master as soon as it has a replica, and promotes the replica.
+func (f *failover) killNewMaster(ctx context.Context) error {
 	second := f.next
 	for _, i := range f.others(f.old) {
 		if i != second {
@@ -155,23 +154,23 @@ func (f *failover) dethrone(ctx context.Context) error {
 	if err := f.nodes[f.next].WaitStreaming(ctx, f.nodes[second]); err != nil {
 		return err
 	}
-	f.touch(second)
+	f.expectErrors(second)
 	f.fallen = append(f.fallen, second)
 	if err := f.nodes[second].Kill(); err != nil {
 		return err
 	}
-	f.crown()
+	f.beginTerm()
 	return f.nodes[f.next].Promote(ctx)
 }
 
-// end ends the fault, and sees that the old master is fenced if it lives on.
+// end ends the fault. If the old master survives, it waits until every service has fenced it.
 func (f *failover) end(ctx context.Context) error {
 	if f.undo != nil {
 		if err := f.undo(f); err != nil {
 			return err
 		}
 	}
-	if !f.lives {
+	if !f.survives {
 		return nil
 	}
 	for _, s := range f.services {
@@ -183,12 +182,12 @@ func (f *failover) end(ctx context.Context) error {
 		}
 	}
 	if err := f.progress(ctx, none); err != nil {
-		return fmt.Errorf("beside the stale master: %w", err)
+		return fmt.Errorf("next to the stale master: %w", err)
 	}
 	return nil
 }
 
-// rejoin makes replicas of those that have fallen, and sees that the services go on with a whole cluster.
+// rejoin makes replicas of the fallen nodes, and waits until all clients make progress on the healthy cluster.
 func (f *failover) rejoin(ctx context.Context) error {
 	f.doubt(f.fallen)
 	for _, i := range f.fallen {
@@ -217,9 +216,9 @@ func (f *failover) rejoin(ctx context.Context) error {
 	return nil
 }
 
-// doubt says of which replicas the position may not tell what they show.
+// doubt sets the doubtful replicas of the present term.
 func (f *failover) doubt(nodes []int) {
-	r := *f.master.Load()
+	r := *f.term.Load()
 	r.doubtful = nodes
-	f.master.Store(&r)
+	f.term.Store(&r)
 }

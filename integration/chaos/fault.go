@@ -12,7 +12,7 @@ import (
 	"github.com/pghasql/hasql/internal/pgproxy"
 )
 
-// What strikes the old master, and what ends that.
+// The faults of the old master, and what ends them.
 
 func (f *failover) nothing(context.Context) error        { return nil }
 func (f *failover) kill(context.Context) error           { return f.nodes[f.old].Kill() }
@@ -24,7 +24,7 @@ func stop(mode pgcluster.StopMode) func(*failover, context.Context) error {
 	return func(f *failover, ctx context.Context) error { return f.nodes[f.old].Stop(ctx, mode) }
 }
 
-// between does something to the network between the proxied services and the old master.
+// between injects a fault into the network between the proxied services and the old master.
 func between(what func(*pgproxy.Proxy) error) func(*failover, context.Context) error {
 	return func(f *failover, _ context.Context) error { return what(f.proxies[f.old]) }
 }
@@ -38,11 +38,10 @@ func (f *failover) heal() error {
 	return nil
 }
 
-// separate leaves the old master alone to the proxied services, and waits until the one that asks for a majority trusts it
-// no more.
+// separate cuts the proxied services from both replicas, and waits until the service that requires a majority has no master.
 func (f *failover) separate(ctx context.Context) error {
 	others := f.others(f.old)
-	f.touch(others...)
+	f.expectErrors(others...)
 	for _, i := range others {
 		if err := f.proxies[i].Cut(); err != nil {
 			return err
@@ -50,16 +49,16 @@ func (f *failover) separate(ctx context.Context) error {
 	}
 	for _, s := range f.services {
 		if s.name == majority {
-			return s.await(ctx, "the majority to be missed", func(s *hasql.Snapshot) bool { return s.MasterCount() == 0 })
+			return s.await(ctx, "the loss of the majority", func(s *hasql.Snapshot) bool { return s.MasterCount() == 0 })
 		}
 	}
 	return nil
 }
 
-// killAhead freezes a replica while writes go on, so that the other one alone has them, and kills the master.
+// killAhead freezes a replica while writes go on, so that only the other replica has them, and kills the master.
 func (f *failover) killAhead(ctx context.Context) error {
 	behind := f.others(f.old)[0]
-	f.touch(behind)
+	f.expectErrors(behind)
 	if err := f.nodes[behind].Freeze(); err != nil {
 		return err
 	}
@@ -72,7 +71,7 @@ func (f *failover) killAhead(ctx context.Context) error {
 	return f.nodes[behind].Thaw()
 }
 
-// killFarAhead keeps a replica from the writes, and kills the master.
+// killFarAhead detaches a replica while writes go on, and kills the master.
 func (f *failover) killFarAhead(ctx context.Context) error {
 	behind := f.nodes[f.others(f.old)[0]]
 	if err := behind.WaitStreaming(ctx, f.nodes[f.old]); err != nil { // it has what came before this round
@@ -92,8 +91,8 @@ func (f *failover) killUnheard(ctx context.Context) error {
 	return f.whileUnheard(ctx, func(conn *pgx.Conn) error { return f.nodes[f.old].Kill() })
 }
 
-// dismiss terminates the sessions of writes that wait for the replicas' acknowledgement, and stops the master in order, so
-// that the replicas get all of it. Each of these writes has taken effect, and nobody said so.
+// dismiss terminates the sessions of writes that wait for the replicas' acknowledgement, and stops the master by a fast
+// shutdown, so that the replicas receive all WAL. Each of these writes has taken effect, but no client was told so.
 func (f *failover) dismiss(ctx context.Context) error {
 	err := f.whileUnheard(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, `select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'`)
@@ -105,7 +104,7 @@ func (f *failover) dismiss(ctx context.Context) error {
 	return f.nodes[f.old].Stop(ctx, pgcluster.StopFast)
 }
 
-// whileUnheard does something to the master while the replicas are frozen and writes wait for them.
+// whileUnheard calls do while the replicas are frozen and writes wait for them.
 func (f *failover) whileUnheard(ctx context.Context, do func(*pgx.Conn) error) error {
 	conn, err := f.nodes[f.old].Conn(ctx)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// holdings are what must not grow.
+// holdings are the resources that must not leak.
 type holdings struct {
-	library     int // goroutines of hasql's and pgx's
+	library     int // goroutines of hasql and pgx
 	goroutines  int // of this process
-	descriptors int // of files, sockets included
-	sessions    int // of the services on all servers
+	descriptors int // of files and sockets
+	sessions    int // of the services, on all servers
 }
 
 func (h holdings) String() string {
@@ -28,18 +28,18 @@ func (h holdings) exceeds(limit holdings) bool {
 		h.descriptors > limit.descriptors || h.sessions > limit.sessions
 }
 
-// atRest is the limit for services whose clients rest: as many goroutines of the library as in h, and on each server the
-// connections that a pool may keep, and the monitor's.
-func (g *game) atRest(h holdings) holdings {
+// atRest returns the limit for services without work: as many goroutines of the library as in h, and on each server the
+// connections that a pool may keep and one of the monitor.
+func (t *testbed) atRest(h holdings) holdings {
 	return holdings{
 		library: h.library, goroutines: math.MaxInt, descriptors: math.MaxInt,
-		sessions: len(g.services) * len(g.nodes) * (maxConns + 1),
+		sessions: len(t.services) * len(t.nodes) * (maxConns + 1),
 	}
 }
 
-// count counts what there is. The connections that it counts over are closed by then.
-func (g *game) count(ctx context.Context) (h holdings, err error) {
-	for _, n := range g.nodes {
+// count counts the present holdings. It has closed its own connections by then.
+func (t *testbed) count(ctx context.Context) (h holdings, err error) {
+	for _, n := range t.nodes {
 		conn, err := n.Conn(ctx)
 		if err != nil {
 			return h, err
@@ -62,25 +62,25 @@ func (g *game) count(ctx context.Context) (h holdings, err error) {
 	return h, err
 }
 
-// works reports whether a goroutine is the library's or pgx's. The one that pgx starts beside a slow write does not count:
-// it reads until the connection's next answer, which does not come while the clients rest.
+// works reports whether a goroutine belongs to hasql or pgx. The goroutine that pgx starts for a slow write does not count:
+// it reads until the next answer on its connection, which does not come while the clients rest.
 func works(stack string) bool {
 	ours := strings.Contains(stack, "github.com/jackc/") || strings.Contains(stack, "github.com/pghasql/hasql.")
 	return ours && !strings.Contains(stack, "(*BGReader).bgRead(")
 }
 
-// settle counts until nothing exceeds limit, and returns what does to the end.
-func (g *game) settle(ctx context.Context, limit holdings) (h holdings, err error) {
+// settle waits until the holdings do not exceed limit, and returns them.
+func (t *testbed) settle(ctx context.Context, limit holdings) (h holdings, err error) {
 	look := time.NewTicker(50 * time.Millisecond)
 	defer look.Stop()
 	for {
-		if h, err = g.count(ctx); err != nil || !h.exceeds(limit) {
+		if h, err = t.count(ctx); err != nil || !h.exceeds(limit) {
 			return h, err
 		}
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			return h, fmt.Errorf("%v are left, where there were %v:\n%s", h, limit, stacks())
+			return h, fmt.Errorf("leaked: there are %v, and the limit is %v:\n%s", h, limit, stacks())
 		}
 	}
 }

@@ -19,7 +19,7 @@ type safe struct{}
 func (safe) Error() string     { return "not sent" }
 func (safe) SafeToRetry() bool { return true }
 
-func TestErrorsTellWhatBecameOfAWrite(t *testing.T) {
+func TestErrorsSayWhatBecameOfAWrite(t *testing.T) {
 	fatal := func(code string) error { return &pgconn.PgError{SeverityUnlocalized: "FATAL", Code: code} }
 	for name, test := range map[string]struct {
 		err            error
@@ -44,8 +44,8 @@ func TestErrorsTellWhatBecameOfAWrite(t *testing.T) {
 	}
 }
 
-// TestLiesAreFound plants what must not be into a ledger that is right.
-func TestLiesAreFound(t *testing.T) {
+// TestViolationsAreFound puts violations into a ledger without any.
+func TestViolationsAreFound(t *testing.T) {
 	write := func(mark int64, o outcome) *claim {
 		return &claim{mark: mark, by: "direct writer 1, Exec", rows: 1, outcome: o, node: nobody, master: nobody}
 	}
@@ -56,8 +56,8 @@ func TestLiesAreFound(t *testing.T) {
 	claims := []*claim{told, write(2, refused), write(3, unknown), write(4, unknown), pair, write(6, lost)}
 	claims[1].err = errors.New("not sent")
 	history := []change{{7, 2, 3}, {7, 1, 1}, {7, 3, 5}, {0, 0, 5}}
-	if problems := judge(claims, history); len(problems) != 0 {
-		t.Fatalf("in a ledger that is right: %q", problems)
+	if problems := check(claims, history); len(problems) != 0 {
+		t.Fatalf("in a ledger without violations: %q", problems)
 	}
 	for name, test := range map[string]struct {
 		history []change
@@ -66,7 +66,7 @@ func TestLiesAreFound(t *testing.T) {
 	}{
 		"a lost write": {
 			history: []change{{7, 1, 3}, {7, 2, 5}, {0, 0, 5}},
-			want:    []string{"write 1 (direct writer 1, Exec) was acknowledged, and is lost"},
+			want:    []string{"write 1 (direct writer 1, Exec) was acknowledged and is lost"},
 		},
 		"a duplicate": {
 			history: append(slices.Clone(history), change{7, 4, 1}),
@@ -83,39 +83,39 @@ func TestLiesAreFound(t *testing.T) {
 		"a stale acknowledgement": {
 			history: history,
 			claim:   func(c *claim) { c.master = 1 },
-			want:    []string{"write 1 (direct writer 1, Exec) was acknowledged by n1, when n2 had long been the master"},
+			want:    []string{"write 1 (direct writer 1, Exec) was acknowledged by n1 while n2 was the only master"},
 		},
 		"an acknowledgement of another version": {
 			history: history,
 			claim:   func(c *claim) { c.change.version = 2 },
-			want:    []string{"write 1 (direct writer 1, Exec) was acknowledged as version 2 of register 7, and is [version 1 of register 7]"},
+			want:    []string{"write 1 (direct writer 1, Exec) was acknowledged as version 2 of register 7, but the history has [version 1 of register 7]"},
 		},
 		"a false word that it is safe to retry": {
 			history: append(slices.Clone(history), change{0, 0, 2}),
-			want:    []string{"write 2 (direct writer 1, Exec) took effect, but the client had to take it for undone: not sent"},
+			want:    []string{"write 2 (direct writer 1, Exec) took effect, though its error says that it did not: not sent"},
 		},
 		"a lost write that comes back": {
 			history: append(slices.Clone(history), change{0, 0, 6}),
-			want:    []string{"write 6 (direct writer 1, Exec) was lost once, and is there again"},
+			want:    []string{"write 6 (direct writer 1, Exec) was lost and is there again"},
 		},
 		"a write of nobody": {
 			history: append(slices.Clone(history), change{0, 0, 8}),
-			want:    []string{"write 8 made 1 changes, and nobody asked for it"},
+			want:    []string{"write 8 made 1 changes, and no client sent it"},
 		},
 		"a version that is missing": {
 			history: []change{{7, 3, 3}, {7, 1, 1}, {7, 4, 5}, {0, 0, 5}},
-			want:    []string{"register 7 has version 3 where 2 was to come"},
+			want:    []string{"register 7 has version 3 instead of 2"},
 		},
 		"a version that comes twice": {
 			history: []change{{7, 2, 3}, {7, 1, 1}, {7, 2, 5}, {0, 0, 5}},
-			want:    []string{"register 7 has version 2 where 3 was to come"},
+			want:    []string{"register 7 has version 2 instead of 3"},
 		},
 	} {
 		original := *told
 		if test.claim != nil {
 			test.claim(told)
 		}
-		if got := judge(claims, test.history); !slices.Equal(got, test.want) {
+		if got := check(claims, test.history); !slices.Equal(got, test.want) {
 			t.Errorf("%s:\n got %q\nwant %q", name, got, test.want)
 		}
 		*told = original
@@ -138,28 +138,28 @@ func TestLossIsExcusedWhereTheNewMasterIsUnknown(t *testing.T) {
 	}
 }
 
-// TestAudit: what a round excuses, and what it does not.
+// TestAudit shows what is no violation in some kinds of failover.
 func TestAudit(t *testing.T) {
 	reader := &client{service: &service{setting: setting{name: "direct"}}}
 	for name, test := range map[string]struct {
 		kind  kind
 		claim *claim
 		seen  change
-		want  string // "" for no accusation
+		want  string // "" for no violation
 		lost  int
 	}{
 		"an acknowledged write is lost":            {claim: &claim{outcome: acknowledged}, want: "lost"},
 		"… where the standbys are asynchronous":    {kind: kind{asynchronous: true}, claim: &claim{outcome: acknowledged}, lost: 1},
 		"… though the new master was known":        {kind: kind{asynchronous: true}, claim: &claim{outcome: acknowledged, trusted: 1}, want: "lost"},
 		"a statement on a route is sent back":      {claim: &claim{alone: true, outcome: refused}},
-		"… by an orderly shutdown":                 {kind: kind{orderly: true}, claim: &claim{alone: true, outcome: refused}, want: "not asked again"},
+		"… by an orderly shutdown":                 {kind: kind{orderly: true}, claim: &claim{alone: true, outcome: refused}, want: "not sent again"},
 		"… and it was a transaction":               {kind: kind{orderly: true}, claim: &claim{outcome: refused}},
 		"… and somebody else was faster":           {kind: kind{orderly: true}, claim: &claim{alone: true, outcome: refused, err: errBeaten}},
-		"a version is read that never was":         {seen: change{7, 2, 1}, want: "never was"},
+		"a version is read that never was":         {seen: change{7, 2, 1}, want: "not in the history"},
 		"… but the standbys were asynchronous":     {kind: kind{asynchronous: true}, seen: change{7, 2, 1}},
 		"a version is read that is in the history": {seen: change{7, 3, 5}},
 	} {
-		f := &failover{game: newGame(1), round: round{kind: test.kind}, next: 1}
+		f := &failover{testbed: newTestbed(1), round: round{kind: test.kind}, next: 1}
 		var claims []*claim
 		if test.claim != nil {
 			claims = append(claims, test.claim)
@@ -170,9 +170,9 @@ func TestAudit(t *testing.T) {
 		}
 		var res result
 		f.compare(claims, seen, byMark([]change{{7, 3, 5}}), &res)
-		wrong := strings.Join(f.book.accusations(), "\n")
+		wrong := strings.Join(f.recorder.allViolations(), "\n")
 		if (wrong == "") != (test.want == "") || !strings.Contains(wrong, test.want) || res.lost != test.lost {
-			t.Errorf("%s: accused of %q, %d lost", name, wrong, res.lost)
+			t.Errorf("%s: violations %q, %d lost", name, wrong, res.lost)
 		}
 	}
 }

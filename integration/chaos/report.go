@@ -12,9 +12,10 @@ import (
 	"time"
 
 	"github.com/pghasql/hasql/internal/pgcluster"
+	"github.com/pghasql/hasql/internal/workload"
 )
 
-// line tells of one failover.
+// line returns one failover as a line of the report.
 func (r result) line(number, of int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%*d/%d  %-25s %s -> %s  outage ms", len(fmt.Sprint(of)), number, of, r.round, r.old, r.next)
@@ -32,7 +33,7 @@ func (r result) line(number, of int) string {
 	return b.String()
 }
 
-// table sums up by kind.
+// table writes the results by kind.
 func table(out io.Writer, results []result) {
 	if len(results) == 0 {
 		return
@@ -57,7 +58,7 @@ func table(out io.Writer, results []result) {
 	}
 }
 
-// row sums up failovers of one kind.
+// row writes the results of one kind.
 func row(w io.Writer, name string, of []result) {
 	fmt.Fprintf(w, "%s\t%d\t", name, len(of))
 	var most int64
@@ -66,8 +67,9 @@ func row(w io.Writer, name string, of []result) {
 		for _, r := range of {
 			outages = append(outages, r.outage[s.name].Milliseconds())
 		}
-		most = max(most, slices.Max(outages))
-		fmt.Fprintf(w, "%d\t", median(outages))
+		median, _, greatest := workload.Spread(outages)
+		most = max(most, greatest)
+		fmt.Fprintf(w, "%d\t", median)
 	}
 	var sum result
 	for _, r := range of {
@@ -79,28 +81,25 @@ func row(w io.Writer, name string, of []result) {
 		most, sum.readGap.Milliseconds(), sum.writes, sum.unknown, sum.inEffect, sum.lost, sum.reads, sum.missed)
 }
 
-// median returns the upper of two.
-func median(values []int64) int64 { return slices.Sorted(slices.Values(values))[len(values)/2] }
-
-// logTail is how much of each server's log a report quotes.
+// logTail is how many lines of each server's log are printed.
 const logTail = 15
 
-// autopsy says what everything looks like.
-func (g *game) autopsy() string {
+// describeAll describes services and servers, for somebody who looks for the cause of a violation.
+func (t *testbed) describeAll() string {
 	var b strings.Builder
-	for _, s := range g.services {
-		fmt.Fprintf(&b, "the %s service sees:\n", s.name)
+	for _, s := range t.services {
+		fmt.Fprintf(&b, "the %s service knows:\n", s.name)
 		for _, line := range s.describe() {
 			fmt.Fprintln(&b, "  ", line)
 		}
-		fmt.Fprintln(&b, "and was told in this round:")
-		for _, event := range s.told() {
+		fmt.Fprintln(&b, "its hooks reported in this round:")
+		for _, event := range s.takeEvents() {
 			fmt.Fprintln(&b, "  ", event)
 		}
 	}
-	for _, n := range g.nodes {
+	for _, n := range t.nodes {
 		fmt.Fprintf(&b, "%s, %s, %s; its log ends:\n", n.Name(), n.Addr(), condition(n))
-		content, _ := os.ReadFile(filepath.Join(g.cluster.Dir(), n.Name(), "log")) // without it there is less to see
+		content, _ := os.ReadFile(filepath.Join(t.cluster.Dir(), n.Name(), "log")) // without it there is less to see
 		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(content)), "\n"), func(line string) bool {
 			return strings.Contains(line, " LOG:  duration: ")
 		})
@@ -111,7 +110,7 @@ func (g *game) autopsy() string {
 	return b.String()
 }
 
-// condition is what a node says of itself.
+// condition returns what a node reports about itself.
 func condition(n *pgcluster.Node) string {
 	if !n.Running() {
 		return "not running"
@@ -120,7 +119,7 @@ func condition(n *pgcluster.Node) string {
 	defer cancel()
 	conn, err := n.Conn(ctx)
 	if err != nil {
-		return "running, without answer"
+		return "running, but it does not answer"
 	}
 	defer conn.Close(ctx)
 	var text string

@@ -13,34 +13,33 @@ import (
 const (
 	writersEach = 2
 	readersEach = 1
-	maxConns    = writersEach + readersEach // so many connections to one node are never short
+	maxConns    = writersEach + readersEach // enough for all clients on one node
 )
 
-// service is an application: a PoolManager with clients that know nothing of nodes.
+// service is an application: a PoolManager and its clients, which do not know the nodes.
 type service struct {
 	setting
-	nodeAt map[string]int // by the address that it dials
-	game   *game
-	pm     *hasql.PoolManager
-	latest atomic.Pointer[token]
+	nodeAt  map[string]int // by the address that it dials
+	testbed *testbed
+	pm      *hasql.PoolManager
+	latest  atomic.Pointer[token]
 
 	mu     sync.Mutex
-	events []string      // of hooks, in this round
-	news   chan struct{} // closed and replaced by each event
+	events []string // of hooks, in this round
 }
 
-// majority is the name of the service that trusts no master without one.
+// majority is the name of the service that requires a majority.
 const majority = "majority"
 
-// setting is how a service differs from others.
+// setting is what differs between services.
 type setting struct {
 	name    string
 	options string // of its DSN
-	proxied bool   // it reaches the nodes through proxies
-	simple  bool   // it uses the simple protocol alone
+	proxied bool   // the service reaches the nodes through proxies
+	simple  bool   // the service uses the simple protocol only
 }
 
-// settings of the services. Two share the proxies, so that they may see other things than the rest.
+// settings of the services. A partition of the proxies separates two of them from nodes that the others reach.
 var settings = []setting{
 	{name: "direct"},
 	{name: "proxied", proxied: true},
@@ -53,18 +52,17 @@ var settings = []setting{
 type token struct {
 	change
 	lsn   hasql.LSN
-	epoch int // in which it holds
+	epoch int // of the term in which the token is valid
 }
 
-// open makes the PoolManager. Options of its setting win over those that all have.
+// open makes the PoolManager. The options of its setting win over the common ones.
 func (s *service) open(ctx context.Context, dsn string) error {
 	config, err := hasql.ParseConfig(fmt.Sprintf("%s&pool_max_conns=%d&application_name=%s%s", dsn, maxConns, application, s.options))
 	if err != nil {
 		return err
 	}
 	config.AcquireTimeout = opLimit
-	config.DownTimeout = patience // a machine under load must not look like a dead node; newer masters end what hangs
-	s.news = make(chan struct{})
+	config.DownTimeout = patience // on a busy machine a node that is slow must not count as down; a newer master ends statements that hang
 	config.Hooks.NodeChanged = func(old, new hasql.NodeState) {
 		s.record(fmt.Sprintf("%s %s -> %s", old.Status, old.Role, new.String()))
 	}
@@ -76,36 +74,25 @@ func (s *service) record(event string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, fmt.Sprintf("%s %s", time.Now().Format("15:04:05.000"), event))
-	close(s.news)
-	s.news = make(chan struct{})
 }
 
-// told returns the events since the last call.
-func (s *service) told() []string {
+// takeEvents returns the events since the last call.
+func (s *service) takeEvents() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer func() { s.events = nil }()
 	return s.events
 }
 
-// await blocks until a snapshot satisfies cond, which must be about roles and statuses.
+// await blocks until a snapshot satisfies cond.
 func (s *service) await(ctx context.Context, what string, cond func(*hasql.Snapshot) bool) error {
-	for {
-		s.mu.Lock()
-		news := s.news
-		s.mu.Unlock()
-		if cond(s.pm.Snapshot()) {
-			return nil
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return fmt.Errorf("the %s service waited in vain for %s: %w", s.name, what, context.Cause(ctx))
-		}
+	if err := s.pm.WaitFor(ctx, cond); err != nil {
+		return fmt.Errorf("the %s service still waits for %s: %w: %w", s.name, what, context.Cause(ctx), err)
 	}
+	return nil
 }
 
-// state returns what a snapshot says of the node at an address.
+// state returns a node of a snapshot by its number.
 func (s *service) state(snapshot *hasql.Snapshot, node int) hasql.NodeState {
 	for n := range snapshot.Nodes() {
 		if s.nodeAt[n.Name] == node {
@@ -115,7 +102,7 @@ func (s *service) state(snapshot *hasql.Snapshot, node int) hasql.NodeState {
 	return hasql.NodeState{}
 }
 
-// trusted returns the node that the service takes for the master, nobody if there is none.
+// trusted returns the node that the service takes for the master, nobody if it knows none.
 func (s *service) trusted() int {
 	for n := range s.pm.Snapshot().Nodes() {
 		if n.Role == hasql.RoleMaster && n.Status == hasql.StatusUp {
@@ -125,10 +112,10 @@ func (s *service) trusted() int {
 	return nobody
 }
 
-// describe says what the service knows of its nodes.
+// describe returns what the service knows about its nodes.
 func (s *service) describe() (lines []string) {
 	for n := range s.pm.Snapshot().Nodes() {
-		lines = append(lines, fmt.Sprintf("%s: %s", s.game.nodes[s.nodeAt[n.Name]].Name(), n.String()))
+		lines = append(lines, fmt.Sprintf("%s: %s", s.testbed.nodes[s.nodeAt[n.Name]].Name(), n.String()))
 	}
 	return lines
 }

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	// registers are few enough for writers to meet, and so many that not all of them wait for one.
+	// registers is the number of registers: few enough for writers to conflict, and so many that not all of them wait for one.
 	registers = 24
 
-	// schema has no key that would turn a write down which comes twice. Whatever changes a register is in the history, be
-	// it asked for by whomever; entries are lines of the history alone.
+	// schema has no key that would reject a write that arrives twice. A trigger records every change of a register in the
+	// history, whichever client made it. An entry is a line that a client inserts into the history itself.
 	schema = `
 		create table register (id int primary key, version bigint not null default 0, mark bigint not null default 0) with (fillfactor = 50);
 		create table history (mark bigint not null, register int not null default 0, version bigint not null default 0);
@@ -35,14 +35,14 @@ const (
 // way is one of the ways to write.
 type way struct {
 	name  string
-	rows  int // it makes so many changes
+	rows  int // number of its changes
 	do    func(*write, context.Context) error
-	alone bool  // a single statement on a route, which runs again where a server sends it back
-	doubt doubt // about a FATAL 57P01
+	alone bool  // a single statement on a route, which the library sends again if a server refuses it
+	doubt doubt // where a FATAL 57P01 proves nothing
 }
 
-// doubt says where a FATAL 57P01 may come behind the commit, as it does from servers that log how long statements took, and
-// neither pgx nor the library looks at the tag that came before.
+// doubt says where a FATAL 57P01 may come after the commit, as it does from servers that log the duration of statements, and
+// neither pgx nor the library looks at the command tag that came before it.
 type doubt int
 
 const (
@@ -69,29 +69,29 @@ type write struct {
 	*client
 	claim
 	register int
-	sent     bool // what decides is: of a transaction that is COMMIT
-	port     int  // of the server that did it, 0 if it does not say
+	sent     bool // the statement that decides was sent: of a transaction, its COMMIT
+	port     int  // of the server that did it, 0 if unknown
 }
 
 // errBeaten says that a compare-and-set found another version.
-var errBeaten = errors.New("somebody else was faster")
+var errBeaten = errors.New("another client was faster")
 
-func (c *client) anyRegister() int { return 1 + c.dice.IntN(registers) }
+func (c *client) anyRegister() int { return 1 + c.rng.IntN(registers) }
 
 func (c *client) write(ctx context.Context) (node int, err error) {
-	way := ways[c.dice.IntN(len(ways))]
+	way := ways[c.rng.IntN(len(ways))]
 	w := &write{client: c, register: c.anyRegister()}
 	w.claim = claim{
-		mark: c.game.lastMark.Add(1), by: fmt.Sprintf("%s, %s", c, way.name), rows: way.rows, alone: way.alone,
+		mark: c.testbed.lastMark.Add(1), by: fmt.Sprintf("%s, %s", c, way.name), rows: way.rows, alone: way.alone,
 		node: nobody, master: nobody, trusted: c.trusted(),
 	}
-	reign := c.game.master.Load()
+	term := c.testbed.term.Load()
 	err = way.do(w, ctx)
 	if err == nil && w.port != 0 {
 		w.node = c.nodeOn(w.port)
 	}
-	if reign == c.game.master.Load() && (!reign.lossy || w.trusted == reign.node) {
-		w.master = reign.node
+	if term == c.testbed.term.Load() && (!term.lossy || w.trusted == term.node) {
+		w.master = term.node
 	}
 	doubtful := way.doubt == everywhere || way.doubt == inSimpleProtocol && c.simple
 	w.outcome, w.err = classify(err, w.sent, doubtful), err
@@ -99,14 +99,14 @@ func (c *client) write(ctx context.Context) (node int, err error) {
 		w.outcome, err = refused, nil
 	}
 	node = w.node
-	c.game.book.claim(&w.claim)
-	if w.outcome == acknowledged && w.change.version > 0 && node == reign.node {
-		c.note(ctx, token{change: w.change, epoch: reign.epoch})
+	c.testbed.recorder.addClaim(&w.claim)
+	if w.outcome == acknowledged && w.change.version > 0 && node == term.node {
+		c.note(ctx, token{change: w.change, epoch: term.epoch})
 	}
 	return node, err
 }
 
-// note remembers where the WAL ends after a write. If that fails, the write is none the less acknowledged.
+// note remembers the end of the WAL after a write. If that fails, the write is acknowledged all the same.
 func (c *client) note(ctx context.Context, t token) {
 	var text string
 	if c.pm.Master().QueryRow(ctx, walSQL).Scan(&text) != nil {
@@ -118,7 +118,7 @@ func (c *client) note(ctx context.Context, t token) {
 	}
 }
 
-// made notes the version that a write was told to have made.
+// made records the version that the server returned for the write.
 func (w *write) made(version int64) { w.change = change{w.register, version, w.mark} }
 
 // literal is a statement without arguments, for which pgx uses the simple protocol.
@@ -138,7 +138,7 @@ func (w *write) increment(ctx context.Context) error {
 	return err
 }
 
-// swap is a compare-and-set on what was read before.
+// swap is a compare-and-set: it reads a version and writes the next one.
 func (w *write) swap(ctx context.Context) error {
 	var version, mark int64
 	if err := w.pm.Master().QueryRow(ctx, lookSQL, w.register).Scan(&version, &mark, nil); err != nil {
@@ -173,9 +173,9 @@ func (w *write) begin(ctx context.Context) error {
 	return w.transact(ctx, tx)
 }
 
-// transact reads a register and writes what follows, and an entry.
+// transact reads a register, writes its next version, and inserts an entry.
 func (w *write) transact(ctx context.Context, tx pgx.Tx) error {
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // for what is left of it
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // has no effect after a commit
 	var version, mark int64
 	if err := tx.QueryRow(ctx, lookSQL+" for update", w.register).Scan(&version, &mark, nil); err != nil {
 		return err

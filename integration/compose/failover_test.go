@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	// writers is how many the application has, and so how many writes may be in flight when a node is broken.
+	// writers is the number of writers of the application. So many writes may be in flight when a fault begins.
 	writers = 8
-	// writeLimit is a writer's patience with one write, in ms. An outage that is longer costs one more of each.
+	// writeLimit is the time limit of one write, in ms. In a longer outage each writer loses one more write.
 	writeLimit = 10_000
 )
 
-// fault is something that happens to the container of a node, and how that is made good.
+// fault is a fault of a node's container, and its repair.
 type fault struct {
-	name         string
-	harm, repair func(p *project, node string)
+	name           string
+	inject, repair func(p *project, node string)
 }
 
 var (
@@ -47,7 +47,7 @@ var (
 	}
 )
 
-// faults are what the environment asks for.
+// faults returns the faults that the environment asks for.
 func faults(t *testing.T) []fault {
 	text := os.Getenv("HASQL_COMPOSE_RUNS")
 	if text == "" {
@@ -55,7 +55,7 @@ func faults(t *testing.T) []fault {
 	}
 	runs, err := strconv.Atoi(text)
 	if err != nil || runs < 1 {
-		t.Fatalf("HASQL_COMPOSE_RUNS=%s is no number of runs", text)
+		t.Fatalf("HASQL_COMPOSE_RUNS=%s is not a number of runs", text)
 	}
 	return slices.Repeat([]fault{kill}, runs)
 }
@@ -72,19 +72,19 @@ func TestTheApplicationFollowsPatroni(t *testing.T) {
 	p := start(ctx, t)
 	var felt []outage
 	for _, f := range faults(t) {
-		felt = append(felt, p.suffer(f))
+		felt = append(felt, p.breakLeader(f))
 	}
 	t.Logf("outages in ms:\n%s", table(felt))
 }
 
-// suffer breaks the leader, waits for the application to write on another, repairs what it broke, and waits until all is
-// as it was. What it returns is as the application tells it.
-func (p *project) suffer(f fault) outage {
+// breakLeader breaks the leader, waits until the application writes on another node, repairs the fault, and waits until the
+// cluster is healthy. It returns the outage as the application measured it.
+func (p *project) breakLeader(f fault) outage {
 	p.t.Helper()
 	old := p.settle()
 	before := p.state()
 	p.t.Logf("%s %s", f.name, old)
-	f.harm(p, old)
+	f.inject(p, old)
 	var felt outage
 	p.until("writes on another node than "+old, func(s state) bool {
 		i := slices.IndexFunc(s.Outages, func(o outage) bool {

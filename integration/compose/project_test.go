@@ -18,11 +18,11 @@ const (
 	// root is the folder of docker-compose.yml.
 	root = "../.."
 
-	// patience is how long the test waits for what takes Patroni seconds.
+	// patience is the time limit of one wait. Patroni needs seconds.
 	patience = 2 * time.Minute
-	// pace is the time between two looks at what it waits for.
+	// pace is the time between two attempts of a wait.
 	pace = 100 * time.Millisecond
-	// removalLimit is the patience with the removal of everything.
+	// removalLimit is the time limit for removing everything.
 	removalLimit = time.Minute
 )
 
@@ -40,10 +40,10 @@ type project struct {
 func start(ctx context.Context, t *testing.T) *project {
 	t.Helper()
 	if os.Getenv("HASQL_COMPOSE") != "1" {
-		t.Skip("it takes minutes, so it runs by HASQL_COMPOSE=1 alone: make compose-test")
+		t.Skip("this test takes minutes, so it runs only with HASQL_COMPOSE=1: make compose-test")
 	}
 	if output, err := exec.CommandContext(ctx, "docker", "version").CombinedOutput(); err != nil {
-		t.Skipf("skipped, for want of a running Docker engine: %v\n%s", err, output)
+		t.Skipf("skipped, because no Docker engine answers: %v\n%s", err, output)
 	}
 	p := &project{
 		ctx: ctx, t: t, name: fmt.Sprintf("hasql-test-%d", os.Getpid()),
@@ -56,7 +56,7 @@ func start(ctx context.Context, t *testing.T) *project {
 		}
 	}
 	if p.composition == nil {
-		t.Skip("skipped, for want of Docker Compose: neither docker compose nor docker-compose is there")
+		t.Skip("skipped, because Docker Compose is missing: there is neither docker compose nor docker-compose")
 	}
 	began := time.Now()
 	lap := func(what string) {
@@ -134,12 +134,12 @@ func (p *project) healthy() {
 	})
 }
 
-// poll looks again and again until what it looks for is there.
-func (p *project) poll(what string, there func() bool) {
+// poll calls done until it returns true.
+func (p *project) poll(what string, done func() bool) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	for !there() {
+	for !done() {
 		select {
 		case <-time.After(pace):
 		case <-ctx.Done():

@@ -203,6 +203,11 @@ func (c *Cluster) logf(format string, args ...any) {
 	}
 }
 
+// Poll calls done repeatedly until it returns true or ctx ends. what names in the error what was waited for.
+func (c *Cluster) Poll(ctx context.Context, what string, done func() bool) error {
+	return c.poll(ctx, what, done)
+}
+
 // poll calls done repeatedly until it returns true. Patroni sends no notifications, and its loop runs once per second.
 func (c *Cluster) poll(ctx context.Context, what string, done func() bool) error {
 	ticker := time.NewTicker(50 * time.Millisecond)

@@ -107,6 +107,9 @@ func (m *Member) Name() string { return m.name }
 // Addr returns PostgreSQL's address, 127.0.0.1:port.
 func (m *Member) Addr() string { return m.addr }
 
+// API returns the URL of the member's REST API.
+func (m *Member) API() string { return m.url("") }
+
 // Conn opens a connection straight to this member's PostgreSQL, as superuser. The caller closes it.
 func (m *Member) Conn(ctx context.Context) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(dsn(m.addr))
