@@ -74,6 +74,13 @@ cover: go postgres ## Show which of the root package's functions its tests and t
 bench: go ## Run the benchmarks
 	cd bench && go test -run xxx -bench . -benchtime 1s
 
+# How often "make commits" breaks a master at its commits.
+ROUNDS ?= 1000
+
+.PHONY: commits
+commits: go postgres ## Break the master at random commits and compare each verdict of InTx with the table (ROUNDS=1000)
+	@cd integration && HASQL_REQUIRE_POSTGRES=1 HASQL_COMMIT_ROUNDS=$(ROUNDS) go test -v -timeout 0 -run '^TestEveryVerdictIsTrue$$' .
+
 .PHONY: chaos
 chaos: go postgres cc ## Break the master 100 times under load and check the promises (CHAOS="-n 20 -seed 7")
 	@cd integration && go build -race -o ../bin/chaos ./chaos

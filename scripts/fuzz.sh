@@ -2,7 +2,7 @@
 # Runs every fuzz target of the root module in turn, each for the time given: scripts/fuzz.sh 10m
 #
 # It prints one line for each target, and the whole output of a target that fails. A failing input is kept as a seed in
-# testdata/fuzz, so go test fails too until the bug is fixed.
+# testdata/fuzz of its package, so go test fails too until the bug is fixed.
 set -eu
 
 time=$1

@@ -32,7 +32,7 @@ has_cc() {
 	cc=$(go env CC) && command -v "${cc%% *}" >/dev/null && echo '#include <stdlib.h>' | "${cc%% *}" -E - >/dev/null 2>&1
 }
 
-# has_libpq looks for the header files that testdata/libpq.c needs. That program is used on Linux only.
+# has_libpq looks for the header files that internal/dsn/testdata/libpq.c needs. That program is used on Linux only.
 has_libpq() {
 	[ "$(uname)" = Linux ] || return 0
 	include=$(pg_config --includedir 2>/dev/null) || return
