@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // stuckQueue runs a queue whose first announcement is told only once release is called. The end of the queue closes done.
@@ -45,7 +46,7 @@ func lost(logs *observer.ObservedLogs) (changes, probes int) {
 
 func TestSlowHookIsToldEveryChangeUpToABound(t *testing.T) {
 	for _, changes := range []int{maxWaiting, 20 * maxWaiting} {
-		synctest.Test(t, func(t *testing.T) {
+		testenv.Bubble(t, func(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			var told []announcement
 			q, release, done := stuckQueue(zap.New(core), func(a *announcement) { told = append(told, *a) })
@@ -106,7 +107,7 @@ func TestSlowHookIsToldEveryChangeUpToABound(t *testing.T) {
 }
 
 func TestProbesAreLeftOutOfASlowLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		core, logs := observer.New(zap.WarnLevel)
 		var told []announcement
 		q, release, done := stuckQueue(zap.New(core), func(a *announcement) { told = append(told, *a) })

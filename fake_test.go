@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,7 +23,7 @@ func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
 func bubbleOf(t *testing.T, names []string, test func(t *testing.T, c *pgfake.Cluster)) {
 	t.Helper()
 	testenv.Isolate(t)
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		c := pgfake.New(names...)
 		t.Cleanup(c.Close)
 		handleProbe(c, answerProbe)

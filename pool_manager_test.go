@@ -93,13 +93,13 @@ func TestCallersContextEndsAnAcquireSooner(t *testing.T) {
 		for _, n := range c.Nodes() {
 			n.Kill()
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
 		began := time.Now()
 		if _, err := pm.AcquireMaster(ctx); !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), "AcquireTimeout") {
 			t.Errorf("error %v", err)
 		}
-		if took := time.Since(began); took != time.Hour {
+		if took := time.Since(began); took != 10*time.Minute {
 			t.Errorf("it took %v", took)
 		}
 		ctx, cancel = context.WithCancel(t.Context())

@@ -226,9 +226,9 @@ func TestFreePlaceIsTakenByOneOfAThousandThatWaitElsewhere(t *testing.T) {
 				conn.Release()
 			})
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(10 * time.Second)
 		others[0].Release()
-		time.Sleep(time.Minute)
+		time.Sleep(10 * time.Second)
 		// One was served, and one expects to be, by the next place that comes free.
 		if n, m := poolsOf(pm)[1].InUse()-4, poolsOf(pm)[2].InUse()-4; len(served) != 1 || n != 998 || m != 1 {
 			t.Errorf("%d of a thousand were served, %d still queue at their own node, %d at the other", len(served), n, m)

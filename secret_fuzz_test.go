@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -69,7 +68,7 @@ func traces(t *testing.T, dsn string) (texts []string) {
 			return nil, fmt.Errorf("dial %s %s: %w", network, addr, syscall.ECONNREFUSED)
 		}
 	}
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		var logs bytes.Buffer
 		c.Logger = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(&logs), zap.DebugLevel))
 		pm, err := NewWithConfig(t.Context(), c)

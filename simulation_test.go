@@ -16,6 +16,7 @@ import (
 
 	"github.com/pghasql/hasql/internal/pgfake"
 	"github.com/pghasql/hasql/internal/random"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // A simulation runs the library against a cluster in memory, in virtual time, while one thing after the other goes wrong
@@ -90,7 +91,7 @@ type result struct {
 // simulate runs one plan and tells what came of it. It does so inside the bubble, which what is left of a run that failed
 // may keep from ever ending.
 func simulate(t *testing.T, sp spec, tell func(result)) {
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		s := &simulation{
 			plan: sp.plan(), began: time.Now(),
 			asked: make(map[string]bool), undoing: make(map[string]string),

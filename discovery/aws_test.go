@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/pghasql/hasql/internal/pgcluster"
 	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 const (
@@ -130,7 +130,7 @@ func TestAWS(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			testenv.Bubble(t, func(t *testing.T) {
 				f := newFake(t)
 				f.rows[test.sql] = test.rows
 				list, err := test.ask(ConnectEachTime(f.connect)).Discover(t.Context())
@@ -153,7 +153,7 @@ func discoverers(q Querier) map[string]Discoverer {
 }
 
 func TestAWSTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		f := newFake(t)
 		f.hang = true
 		for _, d := range discoverers(ConnectEachTime(f.connect)) {
@@ -174,7 +174,7 @@ func TestAWSTimeout(t *testing.T) {
 }
 
 func TestAWSRefusals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		f := newFake(t)
 		f.err = pgfake.Errorf("42883", "function does not exist")
 		for name, d := range discoverers(ConnectEachTime(f.connect)) {

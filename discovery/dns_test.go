@@ -10,7 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 func TestDNS(t *testing.T) {
@@ -182,7 +183,7 @@ func TestDNSTimeout(t *testing.T) {
 	if _, err := refusing.LookupHost(t.Context(), "silent.test."); err == nil {
 		t.Fatal("an answer without a server")
 	}
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 			client, server := net.Pipe()
 			go io.Copy(io.Discard, server) // a server that reads and never answers; it ends with the client

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 func write(t *testing.T, path, content string) {
@@ -121,7 +123,7 @@ func TestFileWatch(t *testing.T) {
 		{func() {}, "", ""},
 		{func() { write(t, path, "pg2 zone=a\n") }, "pg2:5432=pg2:5432@a", ""},
 	}
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		type event struct {
 			list []Endpoint
@@ -187,7 +189,7 @@ func TestFileWatchFollowsAConfigMap(t *testing.T) {
 	if err := os.Symlink("..data/nodes", path); err != nil {
 		t.Fatal(err)
 	}
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		f := File(path)
 		f.Interval = time.Minute
 		began := time.Now()
@@ -211,7 +213,7 @@ func TestFileWatchFollowsAConfigMap(t *testing.T) {
 // A loop that breaks, or a context that has ended, ends the sequence at once.
 func TestFileWatchEnds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "nodes")
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		for range File(path).Watch(t.Context()) {
 			break // at the error that there is no such file
 		}

@@ -15,8 +15,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // member is a member as Patroni 3.0.2 tells it.
@@ -430,7 +431,7 @@ func TestPatroniDoesNotLeaveTLS(t *testing.T) {
 
 // A URL that hangs costs its own time and no more.
 func TestPatroniTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		s := &script{hosts: map[string]func(*http.Request) (*http.Response, error){"a": hang, "b": stall, "c": say(healthy)}}
 		began := time.Now()
 		list, err := patroniOn(s, "a", "b", "c").Discover(t.Context())
@@ -454,7 +455,7 @@ func TestPatroniTimeout(t *testing.T) {
 }
 
 func TestPatroniHonoursItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		s := &script{hosts: map[string]func(*http.Request) (*http.Response, error){"a": hang, "b": stall}}
 		for _, host := range []string{"a", "b"} {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 // bubble runs a test against three nodes in memory, in virtual time: pg1 is the master.
 func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		c := pgfake.New("pg1", "pg2", "pg3")
 		t.Cleanup(c.Close)
 		test(t, c)

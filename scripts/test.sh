@@ -20,28 +20,8 @@ if "$(dirname "$0")/need.sh" poolers; then export HASQL_REQUIRE_POOLERS=1; fi
 # package at a time, because several packages start whole clusters.
 test_module() {
 	go vet $race ./... || return
-	for try in 1 2 3; do
-		run_tests && return
-		# Now and then the race detector itself crashes under testing/synctest (Go 1.26): with a SIGSEGV outside of Go code,
-		# or a failed check of its own. A bug in this project would be a panic instead. So the tests run again.
-		[ -n "$race" ] && grep -qE '^SIGSEGV: segmentation violation|^ThreadSanitizer: CHECK failed' "$output" || return 1
-		echo "the race detector itself crashed at try $try" >&2
-	done
-	return 1
+	go test $race -vet=off -shuffle=on -timeout 8m -p 1 ./...
 }
-
-# run_tests shows what go test prints, keeps it in $output, and returns go test's status.
-run_tests() {
-	{
-		go test $race -vet=off -shuffle=on -timeout 8m -p 1 ./... && echo 0 >"$status" || echo 1 >"$status"
-	} 2>&1 | tee "$output"
-	return "$(cat "$status")"
-}
-
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-output=$scratch/output
-status=$scratch/status
 
 failed=
 for module in "$@"; do

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/pgfake"
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // bubble runs a test against three nodes in memory, in virtual time: pg1 is the master.
 func bubble(t *testing.T, test func(t *testing.T, c *pgfake.Cluster, pm *hasql.PoolManager), edits ...func(*hasql.Config)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		c := pgfake.New("pg1", "pg2", "pg3")
 		t.Cleanup(c.Close)
 		config, err := hasql.ParseConfig(c.DSN() + "&pool_max_conns=4")

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // fake takes its time for each operation.
@@ -37,7 +39,7 @@ func newLoad(wait func(context.Context, int64) error, readers int) *load {
 
 func TestClientsWorkOneOperationAfterTheOther(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		l := newLoad(func(ctx context.Context, _ int64) error { return takes(ctx, 4*ms) }, 2)
 		zero := time.Now()
 		l.start(t.Context())
@@ -61,7 +63,7 @@ func TestClientsWorkOneOperationAfterTheOther(t *testing.T) {
 
 func TestOperationBeyondItsLimitFailsAndOneBrokenOffDoesNotCount(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		l := newLoad(func(ctx context.Context, _ int64) error { return takes(ctx, time.Hour) }, 0)
 		zero := time.Now()
 		l.start(t.Context())
@@ -76,7 +78,7 @@ func TestOperationBeyondItsLimitFailsAndOneBrokenOffDoesNotCount(t *testing.T) {
 
 func TestIdsGoOnAfterARest(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		refused := errors.New("refused")
 		l := newLoad(func(_ context.Context, id int64) error {
 			if id == 1 {

@@ -2,13 +2,14 @@ package main
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 func TestMachineAtRestHasNoStall(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		stop := watchMachine()
 		time.Sleep(time.Minute) // the clock of the bubble
 		if got := stop(); got != 0 {

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // saturated is a server that many clients connect to: what it can do in a millisecond is shared among them all, also those
@@ -56,7 +57,7 @@ func (s *saturated) login(work, timeout time.Duration) error {
 
 func TestThousandClientsThatStartAtOnceDialNoneInVain(t *testing.T) {
 	const clients, conns = 1000, 10
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		server := &saturated{logins: make(map[*login]struct{})}
 		go server.run(ctx, 4)

@@ -8,8 +8,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/pghasql/hasql/internal/testenv"
 )
 
 // stream reads the frames that a browser gets.
@@ -114,7 +115,7 @@ func (s *slowBrowser) Write(data []byte) (int, error) {
 
 func TestSlowBrowserGetsFewerFramesAndMissesNothing(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	testenv.Bubble(t, func(t *testing.T) {
 		source := newFakeSource()
 		done := make(chan struct{})
 		go func() {
