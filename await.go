@@ -27,8 +27,7 @@ func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snaps
 
 // awaitChange waits until a node has another role or status, and asks for probes meanwhile.
 func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
-	lately := min(max(requestInterval, c.config.RecoveryInterval), c.config.CheckInterval)
-	timer := time.NewTimer(c.requestChecks(s, lately))
+	timer := time.NewTimer(c.requestChecks(s, c.settings.lately))
 	defer timer.Stop()
 	for {
 		select {
@@ -37,7 +36,7 @@ func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-			timer.Reset(c.requestChecks(c.snapshot(), lately))
+			timer.Reset(c.requestChecks(c.snapshot(), c.settings.lately))
 		}
 	}
 }

@@ -10,26 +10,32 @@ import (
 	"github.com/pghasql/hasql/internal/pgerr"
 )
 
+// clusterSettings are those of a Config that a cluster goes by.
+type clusterSettings struct {
+	rules  rules
+	lately time.Duration // within which a probe is recent enough for an acquire that waits
+}
+
 // clusterView owns the view of all nodes. Monitors, and the methods by which users change the cluster, send changes to
 // it. Only clusterView makes snapshots from these changes, publishes them and wakes the waiters. So readers never lock,
 // and every snapshot follows from the one before.
 type clusterView struct {
-	current atomic.Pointer[Snapshot]
-	changes chan change
-	done    chan struct{} // closed when run has ended
-	config  *Config
-	rules   rules // from config
+	current  atomic.Pointer[Snapshot]
+	changes  chan change
+	done     chan struct{} // closed when run has ended
+	settings clusterSettings
 
 	discovery atomic.Pointer[DiscoveryStat]
 	followers followers        // pools that follow a route
 	history   evidence.History // what was seen of the servers' lives
 	marks     marks
+	tracing   tracing
 	moved     atomic.Int64 // nanoseconds since epoch: when a guest last made room for one on another node, 0 if none did
 }
 
 // newCluster makes a cluster without nodes.
-func newCluster(now time.Time, config *Config) *clusterView {
-	c := &clusterView{changes: make(chan change), done: make(chan struct{}), config: config, rules: rulesOf(config)}
+func newCluster(now time.Time, settings clusterSettings) *clusterView {
+	c := &clusterView{changes: make(chan change), done: make(chan struct{}), settings: settings}
 	c.current.Store(&Snapshot{at: now, lostAt: now, changed: make(chan struct{}), next: make(chan struct{})})
 	c.discovery.Store(new(DiscoveryStat))
 	return c
@@ -59,7 +65,7 @@ func (c *clusterView) run(ctx context.Context) iter.Seq2[*Snapshot, *Snapshot] {
 			select {
 			case what := <-c.changes:
 				c.remember(what)
-				next = reduce(prev, what, c.rules)
+				next = reduce(prev, what, c.settings.rules)
 			case <-ctx.Done():
 				next, ended = prev.end(time.Now()), true
 			}

@@ -1,36 +1,9 @@
 package hasql
 
-import "context"
-
-// CommitUnknownError is returned by [Route.InTx] if COMMIT was sent, its answer did not come, and nobody can tell what became of the
-// transaction: as far as anybody knows it was applied, or was not.
-type CommitUnknownError struct {
-	ID     CommitID // for [PoolManager.ResolveCommit], also in another process
-	Node   string   // that COMMIT was sent to
-	Reason string   // why it cannot be told
-	Err    error    // how the wait for the answer ended
-
-	commits *commits
-	lost    lostCommit
-}
-
-func (e *CommitUnknownError) Error() string {
-	return "hasql: unknown whether " + e.Node + " has committed: " + e.Reason + " (" + e.Err.Error() + ")"
-}
-
-// Unwrap returns Err.
-func (e *CommitUnknownError) Unwrap() error { return e.Err }
-
-// SafeToRetry returns false, see [pgconn.SafeToRetry].
-func (e *CommitUnknownError) SafeToRetry() bool { return false }
-func (e *CommitUnknownError) outcome() Verdict  { return Unknown }
-
-// Resolve tries again to find out whether the transaction was applied. It waits for a master until ctx ends, or AcquireTimeout. The
-// error is a *CommitUnknownError while it is still unknown. It is more often known here than by
-// [PoolManager.ResolveCommit]: this process has seen more, and asks TxOptions.Verify.
-func (e *CommitUnknownError) Resolve(ctx context.Context) (applied bool, err error) {
-	return e.commits.resolve(ctx, e.lost, e.Node)
-}
+import (
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/pghasql/hasql/internal/nodepool"
+)
 
 // NotAppliedError is the error of a transaction of which it is known that nothing was applied, though it failed for no fault of its
 // own, also if its COMMIT was sent: it is safe to repeat. [Route.InTx] returns it after the last attempt.
@@ -67,3 +40,11 @@ func (e *NotReplicatedError) Error() string {
 }
 
 func (e *NotReplicatedError) outcome() Verdict { return Applied }
+
+// replicated returns a NotReplicatedError if the server gave up to wait for a synchronous standby.
+func replicated(conn *pgxpool.Conn) error {
+	if node, gaveUp := nodepool.Unreplicated(conn.Conn()); gaveUp {
+		return &NotReplicatedError{Node: node}
+	}
+	return nil
+}

@@ -1,7 +1,6 @@
 package hasql
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -72,20 +71,3 @@ func (id CommitID) parse() (l lostCommit, err error) {
 	}
 	return l, err
 }
-
-// resolve finds out, within AcquireTimeout.
-func (c *commits) resolve(ctx context.Context, lost lostCommit, node string) (applied bool, err error) {
-	if limit := c.config.AcquireTimeout; limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, limit, errAcquireTimeout)
-		defer cancel()
-	}
-	verdict, why := c.findOut(ctx, &lost)
-	switch verdict {
-	case evidence.Applied, evidence.NotApplied:
-		return verdict == evidence.Applied, nil
-	}
-	return false, &CommitUnknownError{ID: lost.id(), Node: node, Reason: why, Err: errNotAnswered, commits: c, lost: lost}
-}
-
-var errNotAnswered = errors.New("COMMIT was not answered")

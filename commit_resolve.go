@@ -35,12 +35,73 @@ func (r *Route) commits() *commits {
 	return &commits{cluster: r.cluster, config: r.config, master: master}
 }
 
-// replicated returns a NotReplicatedError if the server gave up to wait for a synchronous standby.
-func replicated(conn *pgxpool.Conn) error {
-	if node, gaveUp := nodepool.Unreplicated(conn.Conn()); gaveUp {
-		return &NotReplicatedError{Node: node}
+// CommitUnknownError is returned by [Route.InTx] if COMMIT was sent, its answer did not come, and nobody can tell what became of the
+// transaction: as far as anybody knows it was applied, or was not.
+type CommitUnknownError struct {
+	ID     CommitID // for [PoolManager.ResolveCommit], also in another process
+	Node   string   // that COMMIT was sent to
+	Reason string   // why it cannot be told
+	Err    error    // how the wait for the answer ended
+
+	commits *commits
+	lost    lostCommit
+}
+
+func (e *CommitUnknownError) Error() string {
+	return "hasql: unknown whether " + e.Node + " has committed: " + e.Reason + " (" + e.Err.Error() + ")"
+}
+
+// Unwrap returns Err.
+func (e *CommitUnknownError) Unwrap() error { return e.Err }
+
+// SafeToRetry returns false, see [pgconn.SafeToRetry].
+func (e *CommitUnknownError) SafeToRetry() bool { return false }
+func (e *CommitUnknownError) outcome() Verdict  { return Unknown }
+
+// Resolve tries again to find out whether the transaction was applied. It waits for a master until ctx ends, or AcquireTimeout. The
+// error is a *CommitUnknownError while it is still unknown. It is more often known here than by
+// [PoolManager.ResolveCommit]: this process has seen more, and asks TxOptions.Verify.
+func (e *CommitUnknownError) Resolve(ctx context.Context) (applied bool, err error) {
+	return e.commits.resolve(ctx, e.lost, e.Node)
+}
+
+// resolve finds out, within AcquireTimeout.
+func (c *commits) resolve(ctx context.Context, lost lostCommit, node string) (applied bool, err error) {
+	if limit := c.config.AcquireTimeout; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, errAcquireTimeout)
+		defer cancel()
 	}
-	return nil
+	verdict, why := c.findOut(ctx, &lost)
+	switch verdict {
+	case evidence.Applied, evidence.NotApplied:
+		return verdict == evidence.Applied, nil
+	}
+	return false, &CommitUnknownError{ID: lost.id(), Node: node, Reason: why, Err: errNotAnswered, commits: c, lost: lost}
+}
+
+var errNotAnswered = errors.New("COMMIT was not answered")
+
+// resolveGrace is how long finding out may go on after the end of the caller's context.
+const resolveGrace = time.Second
+
+// resolving returns the context under which to find out: of AcquireTimeout, and as long as ctx lasts and a moment longer.
+func (c *commits) resolving(ctx context.Context) (context.Context, context.CancelFunc) {
+	var resolving context.Context
+	var cancel context.CancelFunc
+	if limit := c.config.AcquireTimeout; limit > 0 {
+		resolving, cancel = context.WithTimeout(context.WithoutCancel(ctx), limit)
+	} else {
+		resolving, cancel = context.WithCancel(context.WithoutCancel(ctx))
+	}
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(resolveGrace):
+			cancel()
+		case <-resolving.Done():
+		}
+	})
+	return resolving, func() { stop(); cancel() }
 }
 
 // findOut asks the master of now what became of a transaction, until it is known, known to be unknown, or ctx ends.
@@ -119,6 +180,12 @@ func (l *lostCommit) terminate(ctx context.Context, conn *pgxpool.Conn) error {
 	return err
 }
 
+// whereabouts are the columns that tell in which life of a server a session is.
+const whereabouts = `
+ ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int8,
+ coalesce((pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::int8, 0),
+ (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8`
+
 // statusQuery asks what became of a transaction id, and who says so. An id that was not handed out yet is an error to
 // pg_xact_status; the end of the snapshot is below it.
 const statusQuery = `select case when $1::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) then 'in progress' else coalesce(pg_xact_status($1::text::xid8), '') end,
@@ -175,7 +242,7 @@ func (c *commits) askMark(ctx context.Context, conn *pgxpool.Conn, l *lostCommit
 	if err := conn.QueryRow(ctx, askMark(l.marker), l.mark.client, l.mark.slot).Scan(&seq); err != nil {
 		return evidence.Unknown, "", err
 	}
-	applied, err := l.judgeMark(seq)
+	applied, err := l.mark.judge(seq)
 	switch {
 	case err != nil:
 		return evidence.Unknown, err.Error(), nil

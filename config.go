@@ -162,6 +162,14 @@ func (c *Config) servers() []NodeConfig {
 	})
 }
 
+// cluster returns the settings that a cluster goes by.
+func (c *Config) cluster() clusterSettings {
+	return clusterSettings{
+		rules:  rules{c.MultiMaster, c.RequireMajority, c.DownTimeout},
+		lately: min(max(requestInterval, c.RecoveryInterval), c.CheckInterval),
+	}
+}
+
 // unique drops repetitions. A problem in the settings of one node is usually a problem of all nodes.
 func unique(problems []string) (list []string) {
 	for _, p := range problems {

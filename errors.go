@@ -66,7 +66,7 @@ func (e *NoNodeError) Error() string {
 		fmt.Fprintf(&b, "hasql: no %s %s (%v)", e.Wanted, waited, e.cause)
 	}
 	if e.paused {
-		b.WriteString("; paused: no acquire gets a connection to the master until PoolManager.Resume is called")
+		b.WriteString("; paused: no acquire gets a connection to the master until Resume is called")
 	}
 	switch {
 	case e.finds.Failing():

@@ -3,39 +3,13 @@ package hasql
 import (
 	"cmp"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/pghasql/hasql/discovery"
 	"github.com/pghasql/hasql/internal/dsn"
 )
-
-// discovererOf makes the Discoverer that a DSN names, nil if it names none.
-func discovererOf(d *dsn.DSN) (Discoverer, error) {
-	kind, urls := d.Settings["hasql_discovery"], d.Settings["hasql_patroni"]
-	switch {
-	case kind != "" && urls != "":
-		return nil, errors.New("hasql_discovery and hasql_patroni: there can be one discovery only")
-	case urls != "":
-		return discovery.Patroni(strings.Split(urls, ",")...), nil
-	case kind == "":
-		return nil, nil
-	case kind != "dns" && kind != "srv":
-		return nil, fmt.Errorf("%s: neither dns nor srv", dsn.Show("hasql_discovery", kind))
-	}
-	e := d.Endpoints[0]
-	if len(d.Endpoints) > 1 || e.Addr != "" {
-		return nil, fmt.Errorf("hasql_discovery=%s: the DSN needs exactly one host, without a hostaddr: the name to ask for", kind)
-	}
-	if kind == "srv" {
-		return discovery.SRV(e.Host), nil
-	}
-	return discovery.DNS(e.Host, e.Port), nil
-}
 
 // listing is one node of a list.
 type listing struct {

@@ -8,39 +8,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pghasql/hasql/internal/evidence"
 	"github.com/pghasql/hasql/internal/nodepool"
 	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/random"
 )
-
-// TxOptions say how [Route.InTx] runs a transaction. The zero value is a good choice.
-type TxOptions struct {
-	pgx.TxOptions
-
-	// MaxAttempts is how often the function may be called. The default, 0, is 10; a negative number is no limit but the end of
-	// the context.
-	MaxAttempts int
-
-	// Marker is the name of a table as [CommitMarkerSQL] makes it, which the role may read and write. Each transaction then leaves
-	// a mark there, so that its outcome can be told exactly after any failover, also behind a pooler and on products that lack
-	// the functions of PostgreSQL that tell it otherwise. It costs one more update of one row. The default is none.
-	Marker string
-
-	// Verify is asked whether a transaction was applied where nothing else can tell, over a connection to the master of now. It is
-	// called only once the transaction can't be applied any more if it was not before. It must not keep the connection.
-	Verify func(ctx context.Context, conn *pgxpool.Conn) (applied bool, err error)
-
-	// MayOnlyRead is for a transaction that often writes nothing, though AccessMode does not say so: it then costs no transaction
-	// id and no flush. Its outcome is more often unknown, as what tells it is sent with COMMIT.
-	MayOnlyRead bool
-
-	// NoTrace sends nothing that tells the outcome. A COMMIT that is not answered is unknown then. [Config.TraceCommits] says so
-	// for all transactions.
-	NoTrace bool
-}
 
 // defaultMaxAttempts takes a transaction through any conflict that is not there for good: with the pauses about a second.
 const defaultMaxAttempts = 10
@@ -80,6 +53,22 @@ func (r *Route) InTx(ctx context.Context, options TxOptions, f func(ctx context.
 	}
 }
 
+// InTx runs f in a transaction on the master. See [Route.InTx].
+func (pm *PoolManager) InTx(ctx context.Context, options TxOptions, f func(ctx context.Context, tx pgx.Tx) error) error {
+	return pm.routes[TargetMaster].InTx(ctx, options, f)
+}
+
+// ResolveCommit finds out what became of the transaction of a [CommitUnknownError]. It waits for a master until ctx ends, or
+// AcquireTimeout. While it is still unknown the error is a *CommitUnknownError. Behind a marker it always becomes known once there is
+// a master; without one less often than where the transaction ran, as this process has not seen what happened since.
+func (pm *PoolManager) ResolveCommit(ctx context.Context, id CommitID) (applied bool, err error) {
+	lost, err := id.parse()
+	if err != nil {
+		return false, err
+	}
+	return pm.routes[TargetMaster].commits().resolve(ctx, lost, lost.trace.Node)
+}
+
 type attemptKey struct{}
 
 // Attempt returns which call of the function of [Route.InTx] this is, by the context that it got: 1 for the first. It is 0
@@ -103,22 +92,6 @@ func retryPause(ctx context.Context, attempt int) bool {
 	}
 }
 
-// transaction is one attempt of InTx.
-type transaction struct {
-	route   *Route
-	commits *commits
-	options *TxOptions
-	way     way
-	conn    *pgxpool.Conn // nil once it is released
-	inner   pgx.Tx
-	failed  bool       // whether the server has refused a statement of it, or the connection has ended
-	settled bool       // whether its session has ended for sure
-	asked   bool       // whether what tells the outcome was sent with COMMIT
-	told    bool       // whether that was answered
-	pooled  bool       // whether there is a pooler before the server
-	lost    lostCommit // what is known for the case that the answer to COMMIT does not come
-}
-
 // run reports whether to run again what failed with err.
 func (t *transaction) run(ctx context.Context, f func(context.Context, pgx.Tx) error) (again bool, err error) {
 	if t.conn, err = t.route.Acquire(ctx); err != nil {
@@ -133,6 +106,43 @@ func (t *transaction) run(ctx context.Context, f func(context.Context, pgx.Tx) e
 		return t.undone(err)
 	}
 	return t.commit(ctx)
+}
+
+// wayOf chooses the way. What needs a snapshot must not come with BEGIN where the snapshot lasts: there the first statement of the
+// transaction is to fix it. A mark comes with COMMIT only there: see askMark.
+func (r *Route) wayOf(o *TxOptions) way {
+	late := o.IsoLevel == pgx.RepeatableRead || o.IsoLevel == pgx.Serializable || o.IsoLevel == "" && r.cluster.tracing.lateByDefault.Load()
+	switch {
+	case o.AccessMode == pgx.ReadOnly || o.CommitQuery != "":
+		return untraced
+	case o.Marker != "" && late:
+		return markedLate
+	case o.Marker != "":
+		return marked
+	case o.NoTrace || !r.config.TraceCommits || o.BeginQuery != "" || r.criteria.target != TargetMaster:
+		return untraced
+	case late, o.MayOnlyRead:
+		return tracedLate
+	}
+	return traced
+}
+
+// begin begins the transaction, and has it traced.
+func (t *transaction) begin(ctx context.Context) (err error) {
+	t.lost.verify = t.options.Verify
+	t.locate()
+	if t.way == traced && t.commits.cluster.tracing.untraceable(t.lost.trace.Node) {
+		t.way = untraced
+	}
+	switch t.way {
+	case traced:
+		err = t.beginTraced(ctx)
+	case marked:
+		err = t.beginMarked(ctx)
+	default:
+		t.inner, err = t.conn.BeginTx(ctx, t.options.TxOptions)
+	}
+	return err
 }
 
 // release gives the connection back, and the place of the mark.
@@ -164,13 +174,6 @@ func (t *transaction) call(ctx context.Context, f func(context.Context, pgx.Tx) 
 		err = pgx.ErrTxClosed
 	}
 	return err
-}
-
-// rollBack ends the transaction, also if ctx has ended: the connection is still good.
-func (t *transaction) rollBack(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.commits.config.CheckTimeout)
-	defer cancel()
-	_ = t.inner.Rollback(ctx) // what fails closes the connection
 }
 
 // undone is the end of an attempt that did not come to its COMMIT: nothing was applied.
@@ -205,20 +208,6 @@ func (t *transaction) repeats(err error) bool {
 	return repeatsAfter(pgErr.Code)
 }
 
-// over reports whether the connection is outside of a transaction again, and good.
-func (t *transaction) over() bool {
-	pg := t.conn.Conn().PgConn()
-	return !pg.IsClosed() && pg.TxStatus() == 'I'
-}
-
-// ended reports whether the connection has ended, and not because the caller's context did.
-func (t *transaction) ended(err error) bool {
-	if !t.conn.Conn().PgConn().IsClosed() {
-		return false
-	}
-	return nodepool.IsEnd(err) || nodepool.HasEnded(t.conn.Conn())
-}
-
 // repeatsAfter reports whether a SQLSTATE says that a transaction failed for no fault of its own.
 func repeatsAfter(code string) bool {
 	switch code {
@@ -251,6 +240,25 @@ func (t *transaction) commit(ctx context.Context) (again bool, err error) {
 	return t.findOut(ctx, err)
 }
 
+// sendCommit sends COMMIT, with what tells the outcome if that is due now. A transaction that has failed gets none: it is rolled back.
+func (t *transaction) sendCommit(ctx context.Context) error {
+	if t.conn.Conn().PgConn().TxStatus() == 'T' {
+		switch {
+		case t.way == markedLate:
+			return t.commitMarked(ctx)
+		case t.way == tracedLate, t.way == traced && t.lost.trace.LSN == 0:
+			return t.commitTraced(ctx)
+		}
+	}
+	return t.inner.Commit(ctx)
+}
+
+// preceded reports whether the server ended the session before it came to COMMIT: it sends what tells the outcome before that, and has
+// said its last word instead. A pooler may say such a word in its own name.
+func (t *transaction) preceded(err error) bool {
+	return t.asked && !t.told && !t.pooled && pgerr.IsFatal(err, pgerr.AdminShutdown)
+}
+
 // unsent reports whether nothing was written since so much was.
 func (t *transaction) unsent(written uint64) bool {
 	now, _ := nodepool.Written(t.conn.Conn())
@@ -281,28 +289,6 @@ func (t *transaction) findOut(ctx context.Context, err error) (again bool, _ err
 		return true, &NotAppliedError{Err: err}
 	}
 	return false, &CommitUnknownError{ID: t.lost.id(), Node: t.lost.trace.Node, Reason: why, Err: err, commits: t.commits, lost: t.lost}
-}
-
-// resolveGrace is how long finding out may go on after the end of the caller's context.
-const resolveGrace = time.Second
-
-// resolving returns the context under which to find out: of AcquireTimeout, and as long as ctx lasts and a moment longer.
-func (c *commits) resolving(ctx context.Context) (context.Context, context.CancelFunc) {
-	var resolving context.Context
-	var cancel context.CancelFunc
-	if limit := c.config.AcquireTimeout; limit > 0 {
-		resolving, cancel = context.WithTimeout(context.WithoutCancel(ctx), limit)
-	} else {
-		resolving, cancel = context.WithCancel(context.WithoutCancel(ctx))
-	}
-	stop := context.AfterFunc(ctx, func() {
-		select {
-		case <-time.After(resolveGrace):
-			cancel()
-		case <-resolving.Done():
-		}
-	})
-	return resolving, func() { stop(); cancel() }
 }
 
 // ownedTx is the transaction as the function of InTx has it: InTx ends it.

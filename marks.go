@@ -2,19 +2,63 @@ package hasql
 
 import (
 	"crypto/rand"
+	_ "embed"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
-	"go.uber.org/zap"
+	"github.com/jackc/pgx/v5"
 )
+
+//go:embed commit_marker.sql
+var commitMarkerSQL string
+
+// CommitMarkerSQL returns the statements that make a table for [TxOptions.Marker], for a migration: "hasql_commit", or any other
+// name, with a schema before it if you like. Nothing happens if the table exists. The file commit_marker.sql has the same.
+//
+// The table keeps a row for each transaction that a process had open at the same time. Rows that are old may be deleted at any
+// time, unless a [CommitID] of that time is still to be resolved.
+func CommitMarkerSQL(table string) string {
+	return strings.ReplaceAll(commitMarkerSQL, "hasql_commit", markTable(table).Sanitize())
+}
+
+func markTable(table string) pgx.Identifier { return strings.Split(table, ".") }
+
+// setMark leaves the mark, and tells the session that did.
+func setMark(table string) string {
+	return `insert into ` + markTable(table).Sanitize() + ` (client, slot, seq) values ($1::uuid, $2::int, $3::int8)
+ on conflict (client, slot) do update set seq = excluded.seq, at = excluded.at
+ returning pg_current_xact_id()::text::int8, pg_backend_pid()::int8, (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8`
+}
+
+// askMark reads the mark. It waits for a transaction that has it and has not ended, also for the first one of a place, which others
+// cannot see; and one that made it with COMMIT cannot make it any more, as it has changed behind its snapshot.
+func askMark(table string) string {
+	return `insert into ` + markTable(table).Sanitize() + ` as c (client, slot, seq) values ($1::uuid, $2::int, 0)
+ on conflict (client, slot) do update set at = excluded.at returning c.seq`
+}
 
 // mark is a place in the table of marks, and the number of the transaction that has it.
 type mark struct {
 	client string
 	slot   int32
 	seq    int64
+}
+
+// errMarkTaken is for a mark that nothing can be told by any more.
+var errMarkTaken = errors.New("the place of its mark was taken by a later transaction")
+
+// judge tells what the mark says that was found in its place.
+func (m *mark) judge(found int64) (applied bool, err error) {
+	switch {
+	case found == m.seq:
+		return true, nil
+	case found < m.seq:
+		return false, nil
+	}
+	return false, fmt.Errorf("%w (%d, not %d)", errMarkTaken, found, m.seq)
 }
 
 // marks are the places of a process. A transaction has one for itself, so that it waits for no other. A place is free again once
@@ -24,9 +68,6 @@ type marks struct {
 	client string // of this process
 	spare  []*mark
 	used   int32
-
-	lateByDefault atomic.Bool // transactions have a lasting snapshot unless they say otherwise
-	refused       sync.Map    // when nodes have refused a trace, by name
 }
 
 func (m *marks) take() *mark {
@@ -45,13 +86,13 @@ func (m *marks) take() *mark {
 	return &mark{client: m.client, slot: m.used, seq: 1}
 }
 
-func (m *marks) free(place *mark) {
-	if place == nil {
+func (m *marks) free(done *mark) {
+	if done == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.spare = append(m.spare, place)
+	m.spare = append(m.spare, done)
 }
 
 // newUUID returns a random one, of version 4.
@@ -61,21 +102,4 @@ func newUUID() string {
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	s := hex.EncodeToString(b[:])
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
-}
-
-// untraceablePause is how long a node that has refused a trace is not asked for another one.
-const untraceablePause = 5 * time.Minute
-
-// untraceable reports whether a node has refused a trace lately.
-func (m *marks) untraceable(node string) bool {
-	at, refused := m.refused.Load(node)
-	return refused && time.Since(at.(time.Time)) < untraceablePause
-}
-
-// warnUntraceable logs, once for each node, that nothing will tell the outcome of a COMMIT that is not answered.
-func (m *marks) warnUntraceable(log *zap.Logger, node string, err error) {
-	if _, already := m.refused.Swap(node, time.Now()); !already {
-		log.Warn("the server refuses what tells the outcome of a COMMIT: use TxOptions.Marker, or an unanswered COMMIT is unknown",
-			zap.String("node", node), zap.Error(err))
-	}
 }

@@ -84,12 +84,13 @@ type lookout struct {
 
 // newNode makes a node without a monitor.
 func newNode(ctx context.Context, config NodeConfig) (*node, error) {
-	checks := newChecks()
-	pool, err := nodepool.New(ctx, config.Name, config.Pool, checks)
+	n := &node{config: config, server: config.server(), checks: newChecks()}
+	pool, err := nodepool.New(ctx, config.Name, config.Pool, n.checks)
 	if err != nil {
 		return nil, err
 	}
-	return &node{config: config, server: config.server(), pool: pool, load: pool.Load, checks: checks}, nil
+	n.pool, n.load = pool, pool.Load
+	return n, nil
 }
 
 // frozen returns a node with a copy of the present load. The copy no longer changes.

@@ -12,13 +12,13 @@ func observing(nodes int) (observe func(node int, r Report)) {
 	reporter := newReporter(zap.NewNop(), Hooks{})
 	w := newWorld(nodes).unheard()
 	now, probe := w.now, uint64(0)
-	c := newCluster(now, &Config{})
+	c := newCluster(now, clusterSettings{})
 	c.publish(c.snapshot(), w.s)
 	observe = func(node int, r Report) {
 		probe++
 		now = now.Add(time.Millisecond)
 		prev := c.snapshot()
-		next := reduce(prev, observation{node: w.node(node), probe: probe, sent: now, at: now.Add(time.Microsecond), report: &r}, c.rules)
+		next := reduce(prev, observation{node: w.node(node), probe: probe, sent: now, at: now.Add(time.Microsecond), report: &r}, c.settings.rules)
 		c.publish(prev, next)
 		reporter.announce(prev, next)
 	}

@@ -2,12 +2,14 @@ package hasql
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/pghasql/hasql/discovery"
 	"github.com/pghasql/hasql/internal/dsn"
 )
 
@@ -67,7 +69,11 @@ func ParseConfig(connString string) (*Config, error) {
 			refuse("%s: no such option", key)
 		}
 	}
+	if c.Discoverer, err = discovererOf(d); err != nil {
+		refuse("%v", err)
+	}
 	c.setDefaults()
+	problems = append(problems, c.problems()...)
 
 	zones := make([]string, len(d.Endpoints))
 	if list := d.Settings["hasql_zones"]; list != "" {
@@ -95,13 +101,10 @@ func ParseConfig(connString string) (*Config, error) {
 			refuse("%v", err)
 			break // every host has the same settings and would give the same error
 		}
+		problems = append(problems, dsn.PoolProblems(name, pool)...)
 		addr, _ := netip.ParseAddr(e.Addr) // that it is one has been checked
 		c.Nodes = append(c.Nodes, NodeConfig{Name: name, Zone: strings.TrimSpace(zones[i]), Pool: pool, addr: addr})
 	}
-	if c.Discoverer, err = discovererOf(d); err != nil {
-		refuse("%v", err)
-	}
-	problems = append(problems, c.problems()...)
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: unique(problems)}
 	}
@@ -113,4 +116,25 @@ func ParseConfig(connString string) (*Config, error) {
 			c.Nodes[0].Name))
 	}
 	return c, nil
+}
+
+// discovererOf makes the Discoverer that a DSN names, nil if it names none.
+func discovererOf(d *dsn.DSN) (Discoverer, error) {
+	kind, urls := d.Settings["hasql_discovery"], d.Settings["hasql_patroni"]
+	switch {
+	case kind != "" && urls != "":
+		return nil, errors.New("hasql_discovery and hasql_patroni: there can be one discovery only")
+	case urls != "":
+		return discovery.Patroni(strings.Split(urls, ",")...), nil
+	case kind == "":
+		return nil, nil
+	}
+	e := d.Endpoints[0]
+	switch {
+	case len(d.Endpoints) > 1 || e.Addr != "":
+		return nil, errors.New("hasql_discovery: the DSN needs exactly one host, without a hostaddr: the name to ask for")
+	case kind == "srv":
+		return discovery.SRV(e.Host), nil
+	}
+	return discovery.DNS(e.Host, e.Port), nil
 }

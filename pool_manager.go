@@ -57,12 +57,13 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: unique(problems)}
 	}
+	servers, warnings := config.servers(), append(config.warnings, config.warnAbout()...)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	pm := &PoolManager{
 		config:     config,
 		log:        config.Logger,
-		cluster:    newCluster(time.Now(), config),
+		cluster:    newCluster(time.Now(), config.cluster()),
 		reporter:   newReporter(config.Logger, config.Hooks),
 		background: running,
 		stop:       stop,
@@ -71,7 +72,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	for t := range pm.routes {
 		pm.routes[t].init(pm.cluster, config, &pm.waits[t], Target(t))
 	}
-	nodes, err := newNodes(ctx, config.servers())
+	nodes, err := newNodes(ctx, servers)
 	if err != nil {
 		stop()
 		return nil, &ConfigError{Problems: []string{err.Error()}}
@@ -79,12 +80,12 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	if config.Discoverer != nil {
 		pm.finder = newFinder(pm)
 	}
-	for _, warning := range append(config.warnings, config.warnAbout()...) {
+	for _, warning := range warnings {
 		pm.log.Warn(warning)
 	}
 	pm.running.Go(func() { pm.reporter.run() })
 	prev := pm.cluster.snapshot()
-	if next := reduce(prev, membership{asConfigured(nodes), prev.at}, pm.cluster.rules); next != prev {
+	if next := reduce(prev, membership{asConfigured(nodes), prev.at}, pm.cluster.settings.rules); next != prev {
 		pm.cluster.publish(prev, next)
 		pm.apply(prev, next)
 	}

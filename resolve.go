@@ -6,14 +6,12 @@ import (
 	"time"
 )
 
-// rules are the settings of a Config that reduce uses.
+// rules are the settings of a Config by which changes are applied.
 type rules struct {
 	multiMaster     bool
 	requireMajority bool
 	downTimeout     time.Duration
 }
-
-func rulesOf(c *Config) rules { return rules{c.MultiMaster, c.RequireMajority, c.DownTimeout} }
 
 // identify decides which cluster this is. Each node that ever told its system identifier has one vote, and most votes
 // win. In a tie the present identity wins; at first, when there is none, the node that is listed first wins. The identity
@@ -209,7 +207,7 @@ func (s *Snapshot) supersededCause(relation string, t uint32) error {
 			return fmt.Errorf("%s timeline %d, superseded by timeline %d", relation, t, s.timeline)
 		}
 	}
-	return fmt.Errorf("%s timeline %d, superseded by timeline %d, which no node is on now; if the cluster was rolled back on purpose, call PoolManager.ForgetCluster",
+	return fmt.Errorf("%s timeline %d, superseded by timeline %d, which no node is on now; if the cluster was rolled back on purpose, call ForgetCluster",
 		relation, t, s.timeline)
 }
 

@@ -37,8 +37,13 @@ var settings = map[string]func(c *Config, value string) error{
 	},
 	"hasql_zones":              noEffect,
 	"hasql_discovery_interval": duration(func(c *Config) *time.Duration { return &c.DiscoveryInterval }),
-	"hasql_discovery":          noEffect,
-	"hasql_patroni":            noEffect,
+	"hasql_discovery": func(_ *Config, value string) error {
+		if value != "" && value != "dns" && value != "srv" {
+			return errors.New("neither dns nor srv")
+		}
+		return nil
+	},
+	"hasql_patroni": noEffect,
 
 	"target_session_attrs": func(c *Config, value string) error {
 		c.Target = sessionTargets[value]

@@ -433,7 +433,7 @@ func TestCauseOfAStaleNodeNamesTheRemedyWhereThereMayBeOne(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	w.loses(1, StatusDown)
-	if got := w.s.nodes[0].Cause.Error(); !strings.Contains(got, "superseded by timeline 2, which no node is on now") || !strings.Contains(got, "PoolManager.ForgetCluster") {
+	if got := w.s.nodes[0].Cause.Error(); !strings.Contains(got, "superseded by timeline 2, which no node is on now") || !strings.Contains(got, "ForgetCluster") {
 		t.Errorf("%q names no remedy", got)
 	}
 }
