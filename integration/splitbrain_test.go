@@ -204,7 +204,7 @@ func TestClusterThatIsRolledBackIsFollowed(t *testing.T) {
 	ordinary.await("a replica", func(s *hasql.Snapshot) bool { return s.ReplicaCount() == 1 })
 	must(t, ordinary.WaitNextCheck(ctx))
 	_, err := ordinary.AcquireMaster(canceled())
-	if err == nil || !strings.Contains(err.Error(), "on timeline 1, superseded by timeline 2, which no node is on now") || !strings.Contains(err.Error(), "PoolManager.ForgetCluster") {
+	if err == nil || !strings.Contains(err.Error(), "on timeline 1, superseded by timeline 2, which no node is on now") || !strings.Contains(err.Error(), "ForgetCluster") {
 		t.Errorf("an acquire of the master: %v", err)
 	}
 	ordinary.ForgetCluster()
