@@ -32,6 +32,9 @@ func reduce(prev *Snapshot, what change, r rules) *Snapshot {
 	}
 	s.measureLag()
 	s.takeOutBanned()
+	if s.pauseOver(s.at) {
+		s.paused, s.pausedUntil = false, time.Time{}
+	}
 	for t := range transitions(prev, &s) {
 		if t.changed() && !t.left() {
 			t.new.Since = s.at
@@ -200,6 +203,7 @@ func (s *Snapshot) newcomer(m member, at time.Time) NodeState {
 	return NodeState{
 		Name: m.name, Zone: m.zone, Tags: m.tags, Cause: errNotProbed, Since: at,
 		node: m.node, probe: m.node.checks.begun.Load(), superseded: s.outdated[m.node.server], stranger: s.settled,
+		ban: s.bans[m.node.server],
 	}
 }
 
@@ -214,14 +218,9 @@ func (d departure) apply(s *Snapshot) bool {
 	if n == nil || !s.mayLeave(n) {
 		return false
 	}
-	// The server may come back. A superseded node must still be superseded then.
-	if n.superseded != s.outdated[n.node.server] {
-		s.outdated = maps.Clone(s.outdated)
-		if s.outdated == nil {
-			s.outdated = make(map[server]bool)
-		}
-		s.outdated[n.node.server] = n.superseded
-	}
+	// The server may come back. A superseded node must still be superseded then, and a banned one banned.
+	s.outdated = noted(s.outdated, n.node.server, n.superseded)
+	s.bans = noted(s.bans, n.node.server, n.ban)
 	if 2*s.answering() > s.electorate {
 		s.electorate = len(s.nodes) - 1 // the one that goes counts for the last time
 	}
@@ -230,6 +229,20 @@ func (d departure) apply(s *Snapshot) bool {
 	}
 	s.nodes, s.at = slices.DeleteFunc(s.nodes, func(n NodeState) bool { return n.node == d.node }), d.at
 	return true
+}
+
+// noted returns a map that holds what is noted of a server, and leaves the old map as it is.
+func noted[V comparable](known map[server]V, of server, what V) map[server]V {
+	if known[of] == what {
+		return known
+	}
+	next := map[server]V{of: what}
+	for s, v := range known {
+		if s != of {
+			next[s] = v
+		}
+	}
+	return next
 }
 
 // mayLeave reports whether a node that is no longer listed can be removed without loss. The incumbent cannot: lag is
@@ -274,18 +287,26 @@ func (s *Snapshot) takeOutBanned() {
 
 var errUnlisted = errors.New("no longer listed among the nodes of the cluster")
 
-// pauseOrder is an operator's order to hold back acquires of the master, or to end that.
+// pauseOrder is an operator's order to hold back acquires of the master, or to end that. Of two pauses the one that ends
+// later counts.
 type pauseOrder struct {
-	on bool
-	at time.Time
+	on    bool
+	until time.Time // zero: until it is ended
+	at    time.Time
 }
 
 func (p pauseOrder) apply(s *Snapshot) bool {
-	if s.paused == p.on {
+	longer := !s.pausedUntil.IsZero() && (p.until.IsZero() || p.until.After(s.pausedUntil))
+	if s.paused == p.on && !(p.on && longer) {
 		return false
 	}
-	s.paused, s.at = p.on, p.at
+	s.paused, s.pausedUntil, s.at = p.on, p.until, p.at
 	return true
+}
+
+// pauseOver reports whether the pause has reached its end.
+func (s *Snapshot) pauseOver(now time.Time) bool {
+	return s.paused && !s.pausedUntil.IsZero() && !now.Before(s.pausedUntil)
 }
 
 // forgetOrder is the order to forget what was learnt about the nodes, as at the start. Operators' orders stay.

@@ -27,6 +27,7 @@ const (
 	poolerFound
 	probeLimited
 	discoveryChanged
+	pauseExpired
 )
 
 // follows reports whether a and b are about the same thing, so that a can be merged into b.

@@ -53,6 +53,9 @@ func (r *reporter) announce(prev, next *Snapshot) {
 			r.queue.add(announcement{what: probeLimited, new: *new})
 		}
 	}
+	if prev.pauseOver(next.at) && !next.paused {
+		r.queue.add(announcement{what: pauseExpired})
+	}
 	was, is := prev.master(), next.master()
 	if was.node == is.node {
 		return
@@ -85,6 +88,8 @@ func (r *reporter) tell(a *announcement) {
 			zap.String("node", a.new.Name))
 	case discoveryChanged:
 		r.discoveryChanged(a.err)
+	case pauseExpired:
+		r.log.Warn("the pause has ended by itself, as its time is over")
 	case probeLimited:
 		r.log.Warn("the full probe was refused: this node's lag is unknown and it cannot be fenced",
 			zap.String("node", a.new.Name), zap.Error(a.new.Report.Limited))

@@ -51,9 +51,10 @@ func (pm *PoolManager) SetNodes(ctx context.Context, nodes []NodeConfig) error {
 }
 
 // Ban takes a node out of service: the node gets no new acquires. Its connections in use are left alone, and idle ones
-// are closed. The node is still probed, so that it can be fenced. A second ban replaces the first. The last node that is
-// up in its role is banned only with Force; to hold writes back use [PoolManager.Pause]. Ban does not wait. Its error
-// says that there is no such node or why the node is not banned; after Close it is [ErrClosed].
+// are closed. The node is still probed, so that it can be fenced. A second ban replaces the first. The ban also stands
+// after the node has left the list and come back. The last node that is up in its role is banned only with Force; to hold
+// writes back use [PoolManager.Pause]. Ban does not wait. Its error says that there is no such node or why the node is not
+// banned; after Close it is [ErrClosed].
 func (pm *PoolManager) Ban(name string, options BanOptions) error {
 	if options.Duration < 0 {
 		return fmt.Errorf("hasql: Ban: the duration must not be negative: %v", options.Duration)
@@ -114,13 +115,27 @@ func (pm *PoolManager) Drain(ctx context.Context, name string, options BanOption
 // Pause holds back every acquire that would get a connection to a master, whichever node that is, and waits until no
 // connection to a master is in use. Acquires wait until [PoolManager.Resume], within their budget; reads go to replicas.
 // So a switchover that follows finds no transaction that it could break. If ctx ends before the last connection was
-// released, the error says how many are in use, and there is no pause any more. It is an error if somebody else ends the
-// pause meanwhile: a Resume, or a Pause at the same time that fails.
+// released, the error says how many are in use, and there is no pause any more. It is an error if the pause
+// ends meanwhile: by a Resume, by a Pause at the same time that fails, or by the duration of a [PoolManager.PauseFor].
 func (pm *PoolManager) Pause(ctx context.Context) error {
-	if !pm.order(pauseOrder{true, time.Now()}) {
+	return pm.pause(ctx, time.Time{})
+}
+
+// PauseFor does what [PoolManager.Pause] does, and the pause ends by itself with the first probe after the duration: for an
+// order from another process, which may be gone before it gives the order to resume. Of two pauses the one that ends later
+// counts. A duration that is not positive is an error.
+func (pm *PoolManager) PauseFor(ctx context.Context, duration time.Duration) error {
+	if duration <= 0 {
+		return fmt.Errorf("hasql: PauseFor: the duration must be positive: %v", duration)
+	}
+	return pm.pause(ctx, time.Now().Add(duration))
+}
+
+func (pm *PoolManager) pause(ctx context.Context, until time.Time) error {
+	if !pm.order(pauseOrder{true, until, time.Now()}) {
 		return ErrClosed
 	}
-	pm.log.Info("paused: nobody gets a connection to the master")
+	pm.log.Info("paused: nobody gets a connection to the master", zap.Time("until", until))
 	left, err := pm.awaitIdle(ctx, func(s *Snapshot) (inUse int, stands bool) {
 		for i := range s.nodes {
 			if n := &s.nodes[i]; n.Report.Role == RoleMaster && !n.Status.fenced() { // also one that is suspect or banned
@@ -131,7 +146,7 @@ func (pm *PoolManager) Pause(ctx context.Context) error {
 	})
 	switch {
 	case err == errNoOrder:
-		return fmt.Errorf("hasql: not paused: somebody else has ended the pause, with %d connections to the master in use", left)
+		return fmt.Errorf("hasql: not paused: the pause has ended, with %d connections to the master in use", left)
 	case err != nil && err != ErrClosed:
 		pm.Resume()
 		return fmt.Errorf("hasql: not paused: %d connections to the master are still in use: %w", left, err)
@@ -141,7 +156,7 @@ func (pm *PoolManager) Pause(ctx context.Context) error {
 
 // Resume ends a pause. Without a pause it does nothing.
 func (pm *PoolManager) Resume() {
-	if pm.Snapshot().paused && pm.order(pauseOrder{false, time.Now()}) {
+	if pm.Snapshot().paused && pm.order(pauseOrder{on: false, at: time.Now()}) {
 		pm.log.Info("resumed")
 	}
 }

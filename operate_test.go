@@ -421,6 +421,102 @@ func TestPauseThatSomebodyElseEndsIsNone(t *testing.T) {
 	})
 }
 
+// Who asked for the pause may be gone. Of two pauses the longer one counts.
+func TestPauseForEndsByItself(t *testing.T) {
+	for what, test := range map[string]struct {
+		pauses []time.Duration // 0: without an end
+		until  time.Duration   // 0: until Resume
+	}{
+		"one":                   {[]time.Duration{time.Minute}, time.Minute},
+		"then a longer one":     {[]time.Duration{time.Minute, time.Hour}, time.Hour},
+		"then a shorter one":    {[]time.Duration{time.Hour, time.Minute}, time.Hour},
+		"then one without end":  {[]time.Duration{time.Minute, 0}, 0},
+		"after one without end": {[]time.Duration{0, time.Minute}, 0},
+	} {
+		t.Run(what, func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				pm := open(t, c, func(config *Config) { config.AcquireTimeout = -1 })
+				ready(t, pm)
+				for _, d := range test.pauses {
+					pause := pm.Pause
+					if d > 0 {
+						pause = func(ctx context.Context) error { return pm.PauseFor(ctx, d) }
+					}
+					if err := pause(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if test.until == 0 {
+					at(24*time.Hour, pm.Resume)
+					test.until = 24 * time.Hour
+				}
+				took := timed(func() { acquire(t, pm.AcquireMaster).Release() })
+				if took < test.until || took > test.until+2*DefaultCheckInterval {
+					t.Errorf("the pause took %v, not %v", took, test.until)
+				}
+			})
+		})
+	}
+}
+
+func TestPauseThatEndsWhileItWaitsIsNone(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		lent := acquire(t, pm.AcquireMaster)
+		defer lent.Release()
+		if err := pm.PauseFor(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "not paused") {
+			t.Error(err)
+		}
+		if err := pm.PauseFor(t.Context(), 0); err == nil || pm.Snapshot().Paused() {
+			t.Errorf("no time at all: %v", err)
+		}
+	})
+}
+
+// A discoverer may miss a node once. What an operator said of the node still holds.
+func TestBanStandsWhenTheNodeComesBack(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		pm := open(t, c)
+		ready(t, pm)
+		name := nameOf(pm, "pg2")
+		if err := pm.Ban(name, BanOptions{Reason: "disk", Duration: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		leaves := func() {
+			t.Helper()
+			setNodes(t, pm, c, "pg1", "pg3")
+			time.Sleep(5 * DefaultCheckInterval)
+			if got := states(pm.Snapshot()); got != "pg1 up, pg3 up" {
+				t.Fatal(got)
+			}
+		}
+		returns := func(want string) {
+			t.Helper()
+			setNodes(t, pm, c, "pg1", "pg2", "pg3")
+			time.Sleep(5 * DefaultCheckInterval)
+			if got := states(pm.Snapshot()); got != want {
+				t.Error(got)
+			}
+		}
+		leaves()
+		returns("pg1 up, pg2 banned, pg3 up")
+		leaves()
+		time.Sleep(time.Hour) // the ban ends meanwhile
+		returns("pg1 up, pg2 up, pg3 up")
+		if err := pm.Ban(name, BanOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		leaves()
+		returns("pg1 up, pg2 banned, pg3 up")
+		if err := pm.Unban(name); err != nil {
+			t.Fatal(err)
+		}
+		leaves()
+		returns("pg1 up, pg2 up, pg3 up")
+	})
+}
+
 func TestDrainThatSomebodyElseEndsIsNone(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		pm := open(t, c)

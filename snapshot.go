@@ -25,9 +25,11 @@ type Snapshot struct {
 	failovers int64          // how many times another node became the master than was it last
 	noMaster  time.Duration  // how long no master was known until at, all such times together
 
-	electorate int             // how many nodes a majority is counted of
-	outdated   map[server]bool // that were superseded when they left
-	paused     bool            // whether nobody gets to a master, by an operator's order
+	electorate  int             // how many nodes a majority is counted of
+	outdated    map[server]bool // that were superseded when they left
+	bans        map[server]*ban // of nodes that were banned when they left
+	paused      bool            // whether nobody gets to a master, by an operator's order
+	pausedUntil time.Time       // when the pause ends by itself; zero: it does not
 }
 
 // walSample is a position that the master had reached, and when the probe that told it was sent.
