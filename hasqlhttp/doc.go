@@ -1,5 +1,6 @@
 // Package hasqlhttp shows the state of a [hasql.PoolManager] over HTTP: as a status page, similar to HAProxy's statistics
-// page, and as JSON. It also answers the readiness and liveness probes of an orchestrator such as Kubernetes.
+// page, and as JSON. It also answers the readiness and liveness probes of an orchestrator such as Kubernetes, and takes an
+// operator's orders.
 //
 //	mux.Handle("/hasql", hasqlhttp.Handler(pool))
 //	mux.Handle("/readyz", hasqlhttp.Ready(pool, 1, 0))
@@ -20,7 +21,8 @@
 //
 // # Safety
 //
-// The handlers answer GET and HEAD only, and change nothing. Their answers contain no DSN, no user and no password. Headers
+// [Handler], [Ready] and [Live] answer GET and HEAD only, and change nothing. [Admin] takes an operator's orders: it exists
+// only where it is mounted, and needs a token. The answers contain no DSN, no user and no password. Headers
 // forbid browsers to cache the answers, to show them in a frame and to run scripts in them. The answers do contain the names
 // of nodes and the causes of failures: mount the handlers where the public cannot reach them.
 package hasqlhttp

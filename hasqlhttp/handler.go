@@ -84,20 +84,27 @@ func wantsJSON(r *http.Request) bool {
 	return strings.Contains(accept, "application/json") && !strings.Contains(accept, "text/html")
 }
 
-// readOnly refuses all methods but GET and HEAD. It sets headers that forbid browsers to cache an answer, to guess its type,
-// to show it in a frame, and to run scripts in it.
+// readOnly refuses all methods but GET and HEAD.
 func readOnly(serve http.HandlerFunc) http.Handler {
+	return safe(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+			return
+		}
+		serve(w, r)
+	}))
+}
+
+// safe sets headers that forbid browsers to cache an answer, to guess its type, to show it in a frame, and to run scripts in
+// it.
+func safe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header.Set("Cache-Control", "no-store")
 		header.Set("Content-Security-Policy", contentSecurityPolicy)
 		header.Set("Referrer-Policy", "no-referrer")
 		header.Set("X-Content-Type-Options", "nosniff")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			header.Set("Allow", "GET, HEAD")
-			http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
-			return
-		}
-		serve(w, r)
+		next.ServeHTTP(w, r)
 	})
 }

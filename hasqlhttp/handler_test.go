@@ -157,7 +157,7 @@ func TestJSONShape(t *testing.T) {
 		nodes, targets := document["nodes"].([]any), document["targets"].(map[string]any)
 		master, replica := nodes[0].(map[string]any), nodes[2].(map[string]any)
 		for what, pair := range map[string][2]string{
-			"document": {keys(document), "at closed masters no_master_seconds nodes replicas targets transitions"},
+			"document": {keys(document), "at closed masters no_master_seconds nodes paused replicas targets transitions"},
 			"node": {keys(master), "acquires cause evidence_age_seconds lag_bytes lag_seconds latency_seconds lsn name pool role since " +
 				"status timeline zone"},
 			"pool":     {keys(master["pool"]), "idle in_use max opening waiting"},

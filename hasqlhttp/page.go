@@ -33,7 +33,7 @@ var (
 )
 
 // symbols show the status to readers who cannot see the colours.
-var symbols = map[string]string{"up": "✓", "suspect": "?", "down": "✕", "stale": "⚠", "foreign": "⚠"}
+var symbols = map[string]string{"up": "✓", "suspect": "?", "down": "✕", "stale": "⚠", "foreign": "⚠", "banned": "⊘"}
 
 // view is the input of the page's template.
 type view struct {

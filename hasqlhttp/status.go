@@ -22,6 +22,8 @@ type Status struct {
 	// Masters is the number of nodes that accept writes. Replicas is the number of nodes that accept only reads.
 	Masters  int `json:"masters"`
 	Replicas int `json:"replicas"`
+	// Paused is true while an operator holds writes back, as [hasql.PoolManager.Pause] explains.
+	Paused bool `json:"paused"`
 	// NoMasterSeconds is how long no master has been known; null while there is a master.
 	NoMasterSeconds *float64 `json:"no_master_seconds"`
 	// Nodes are in the order of the configuration.
@@ -40,7 +42,7 @@ type Node struct {
 	Zone string `json:"zone"`
 	// Role is master, replica or unknown. It is unknown unless Status is up.
 	Role string `json:"role"`
-	// Status is up, suspect, down, stale or foreign, as [hasql.Status] explains them.
+	// Status is up, suspect, down, stale, foreign or banned, as [hasql.Status] explains them.
 	Status string `json:"status"`
 	// Cause is why Status is not up, on one line; "" if it is up.
 	Cause string `json:"cause"`
@@ -99,6 +101,7 @@ func NewStatus(pm *hasql.PoolManager, history *History) *Status {
 		Closed:   snapshot.Closed(),
 		Masters:  snapshot.MasterCount(),
 		Replicas: snapshot.ReplicaCount(),
+		Paused:   snapshot.Paused(),
 		Targets:  make(map[string]Target),
 	}
 	if since := snapshot.NoMasterSince(); !since.IsZero() {

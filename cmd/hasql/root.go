@@ -74,6 +74,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newDemoCommand(), newStatusCommand(), newWaitCommand(), newExecCommand())
+	root.AddCommand(newOrderCommands()...)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Args = func(_ *cobra.Command, args []string) error { // cobra's own function prints the arguments, even a DSN, and succeeds
