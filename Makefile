@@ -21,7 +21,7 @@ FUZZTIME ?= 1m
 
 .PHONY: help
 help: ## Print this message
-	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z\/-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Flags of integration/chaos: make chaos CHAOS="-n 20 -seed 7 -kinds freeze,partition"
 CHAOS ?=
@@ -31,10 +31,17 @@ demo: go postgres ## Watch an application live through failovers, with a page in
 	@cd cmd/hasql && go build -o ../../bin/hasql .
 	@bin/hasql demo $(DEMO)
 
+# Docker Compose, whichever there is, with the images to build on.
+COMPOSE = settings=$$(scripts/base-image.sh) && export $$settings && \
+	if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi && $$compose
+
 .PHONY: compose
 compose: docker ## Start a cluster and an application in containers: http://localhost:8080 (docker compose down -v removes all)
-	@settings=$$(scripts/base-image.sh) && export $$settings && \
-	if docker compose version >/dev/null 2>&1; then docker compose up -d --build; else docker-compose up -d --build; fi
+	@$(COMPOSE) up -d --build
+
+.PHONY: compose-images
+compose-images: docker ## Build the images that "make compose" and "make compose-test" start
+	@$(COMPOSE) build
 
 .PHONY: compose-test
 compose-test: go ## Break the cluster in containers in three ways (HASQL_COMPOSE_RUNS=5: kill its leader five times)

@@ -214,6 +214,9 @@ for need in $missing; do
 done
 if [ -n "$packages" ] && may_install; then
 	echo "Installing with apt-get:$packages"
+	# One installation at a time: the tests and the images for containers may be prepared at the same time.
+	exec 9<"$(command -v apt-get)"
+	flock 9
 	log=$(mktemp)
 	trap 'rm -f "$log"' EXIT
 	# shellcheck disable=SC2086 # one word for each package
