@@ -2,7 +2,6 @@ package integration
 
 import (
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -15,9 +14,7 @@ import (
 // TestDiscoveryByPatroni compares what the REST API of a real Patroni tells with its members: with all of them, after a power
 // loss of the member that was asked, and after its return.
 func TestDiscoveryByPatroni(t *testing.T) {
-	if os.Getenv("HASQL_PATRONI_RUNS") == "" {
-		t.Skip("HASQL_PATRONI_RUNS is not set: it takes a minute")
-	}
+	needPatroniRuns(t)
 	t.Parallel()
 	ctx, cluster := testContext(t), startPatroni(t)
 	old, err := cluster.Leader(ctx)

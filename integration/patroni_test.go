@@ -36,7 +36,12 @@ func TestPatroni(t *testing.T) {
 // HASQL_REQUIRE_PATRONI=1 says that there must be one.
 func startPatroni(t *testing.T) *patroni.Cluster {
 	t.Helper()
-	cluster, err := patroni.Start(testContext(t), patroni.Options{Members: 3, Logf: t.Logf})
+	return startPatroniOf(t, 3)
+}
+
+func startPatroniOf(t *testing.T, members int) *patroni.Cluster {
+	t.Helper()
+	cluster, err := patroni.Start(testContext(t), patroni.Options{Members: members, Logf: t.Logf})
 	if errors.Is(err, patroni.ErrMissing) && os.Getenv("HASQL_REQUIRE_PATRONI") != "1" {
 		t.Skipf("skipped, because Patroni is missing: %v", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/workload"
 )
@@ -20,7 +22,8 @@ type writers struct {
 	stop context.CancelFunc
 	all  sync.WaitGroup
 	next atomic.Int64
-	tick chan struct{} // capacity 1: some writer has finished an operation
+	do   func(ctx context.Context, conn *pgxpool.Conn, id int64) error // writes a number
+	tick chan struct{}                                                 // capacity 1: some writer has finished an operation
 	acks []atomic.Int64
 
 	mu       sync.Mutex
@@ -56,11 +59,20 @@ const createWrites = "create table if not exists writes (id bigint primary key)"
 
 func startWriters(t testing.TB, m *manager, n int) *writers {
 	t.Helper()
+	return startWritersOf(t, m, n, func(ctx context.Context, conn *pgxpool.Conn, id int64) error {
+		_, err := conn.Exec(ctx, "insert into writes values ($1)", id)
+		return err
+	})
+}
+
+// startWritersOf is startWriters with another way to write a number.
+func startWritersOf(t testing.TB, m *manager, n int, do func(context.Context, *pgxpool.Conn, int64) error) *writers {
+	t.Helper()
 	if _, err := m.Master().Exec(testContext(t), createWrites); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(testContext(t))
-	w := &writers{t: t, m: m, stop: stop, tick: make(chan struct{}, 1), acks: make([]atomic.Int64, n), spans: make(spans)}
+	w := &writers{t: t, m: m, stop: stop, do: do, tick: make(chan struct{}, 1), acks: make([]atomic.Int64, n), spans: make(spans)}
 	t.Cleanup(func() {
 		stop()
 		w.all.Wait()
@@ -87,7 +99,7 @@ func (w *writers) write(ctx context.Context) bool {
 	node := ""
 	if err == nil {
 		node = nodeOf(conn)
-		_, err = conn.Exec(ctx, "insert into writes values ($1)", id)
+		err = w.do(ctx, conn, id)
 		conn.Release()
 	}
 	if ctx.Err() != nil {

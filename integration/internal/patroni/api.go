@@ -18,7 +18,8 @@ type status struct {
 	Pause       bool   `json:"pause"`
 	Synchronous bool   `json:"sync_standby"`
 	Unlocked    bool   `json:"cluster_unlocked"` // the cluster has no leader
-	LastSeen    int64  `json:"dcs_last_seen"`    // when etcd last answered the member, in seconds
+	Started     string `json:"postmaster_start_time"`
+	LastSeen    int64  `json:"dcs_last_seen"` // when etcd last answered the member, in seconds
 	Replication []struct {
 		State string `json:"state"`
 	} `json:"replication"`

@@ -30,6 +30,7 @@ type Cluster struct {
 	box      *pgcluster.Sandbox
 	etcd     etcd
 	members  []*Member
+	made     int // how many members were ever made
 }
 
 // programs are the paths of the programs.
@@ -75,16 +76,41 @@ func (c *Cluster) launch(ctx context.Context) (err error) {
 	if err := c.etcd.start(ctx); err != nil {
 		return err
 	}
-	for i := range c.opts.Members {
-		m, err := newMember(c, fmt.Sprintf("n%d", i+1))
-		if err != nil {
-			return err
-		}
-		c.members = append(c.members, m)
-		if err := m.start(); err != nil {
+	for range c.opts.Members {
+		if _, err := c.add(); err != nil {
 			return err
 		}
 	}
+	return c.Healthy(ctx)
+}
+
+// add makes one more member and starts it.
+func (c *Cluster) add() (*Member, error) {
+	c.made++
+	m, err := newMember(c, fmt.Sprintf("n%d", c.made))
+	if err != nil {
+		return nil, err
+	}
+	c.members = append(c.members, m)
+	return m, m.start()
+}
+
+// Add makes one more member, and returns when the cluster is healthy with it.
+func (c *Cluster) Add(ctx context.Context) (*Member, error) {
+	m, err := c.add()
+	if err != nil {
+		return nil, err
+	}
+	return m, c.Healthy(ctx)
+}
+
+// Remove kills a member, which the cluster then does without, and returns when that is healthy. The member must not be the
+// leader.
+func (c *Cluster) Remove(ctx context.Context, m *Member) error {
+	if err := m.Kill(ctx); err != nil {
+		return err
+	}
+	c.members = slices.DeleteFunc(c.members, func(other *Member) bool { return other == m })
 	return c.Healthy(ctx)
 }
 

@@ -142,3 +142,19 @@ func (m *Member) Rejoin(ctx context.Context) error {
 	}
 	return m.cluster.Healthy(ctx)
 }
+
+// Reinitialize removes the data of a replica and copies it anew from the leader, and returns when the cluster is healthy.
+func (m *Member) Reinitialize(ctx context.Context) error {
+	before := m.status(ctx).Started
+	if err := m.post(ctx, "/reinitialize", struct{}{}); err != nil {
+		return err
+	}
+	err := m.cluster.poll(ctx, m.name+" to start with other data", func() bool {
+		now := m.status(ctx)
+		return now.State == "running" && now.Started != before
+	})
+	if err != nil {
+		return err
+	}
+	return m.cluster.Healthy(ctx)
+}
