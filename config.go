@@ -24,6 +24,8 @@ const (
 	DefaultAcquireTimeout   = 30 * time.Second
 
 	DefaultDiscoveryInterval = 30 * time.Second
+
+	DefaultZoneSpillover = 0.8
 )
 
 // Config contains the settings of a [PoolManager]. Make one with [ParseConfig], edit it, and pass it to [NewWithConfig],
@@ -84,6 +86,10 @@ type Config struct {
 	// While no replica fits, the share has no effect: FallbackMaster alone decides whether the master takes the reads or
 	// they wait. With 1 the master takes all reads, whether replicas fit or not.
 	MasterAsReplicaWeight float64
+	// ZoneSpillover is the share of the connections to preferred nodes that may be lent before other nodes are used too, see
+	// [WithZone] and [WithSynchronous]. It is above 0 and at most 1; the default is 0.8. With 1 other nodes are used only
+	// while no preferred one fits, and by acquires that have waited for 20 ms.
+	ZoneSpillover float64
 
 	// MaxReplicaLag leaves out replicas that are known to be further behind than this, and replicas that do not report
 	// their position. The default, 0, allows any lag. Probes measure the lag, so a read may see data that is older by
@@ -206,6 +212,9 @@ func (c *Config) setDefaults() {
 	set(&c.RecoveryInterval, min(DefaultRecoveryInterval, c.CheckInterval))
 	set(&c.AcquireTimeout, DefaultAcquireTimeout)
 	set(&c.DiscoveryInterval, DefaultDiscoveryInterval)
+	if c.ZoneSpillover == 0 {
+		c.ZoneSpillover = DefaultZoneSpillover
+	}
 	if c.Picker == nil {
 		c.Picker = LeastLoaded()
 	}
@@ -260,6 +269,9 @@ func (c *Config) problems() (list []string) {
 	}
 	if w := c.MasterAsReplicaWeight; !(w >= 0 && w <= 1) { // written so that NaN is refused too
 		refuse("MasterAsReplicaWeight must be from 0 to 1, not %v", w)
+	}
+	if s := c.ZoneSpillover; !(s > 0 && s <= 1) {
+		refuse("ZoneSpillover must be above 0 and at most 1, not %v", s)
 	}
 	if problem := c.discovererProblem(); problem != "" {
 		refuse("%s", problem)

@@ -141,7 +141,7 @@ func TestParseConfigReadsEveryOption(t *testing.T) {
 	testenv.Isolate(t)
 	c, err := ParseConfig("postgres://u:pw@h1,h2/db?sslmode=disable&hasql_check_interval=2s&hasql_check_timeout=300ms" +
 		"&hasql_down_timeout=4s&hasql_recovery_interval=20ms&hasql_acquire_timeout=-1s&hasql_fallback_master=true&hasql_multi_master=off" +
-		"&hasql_master_as_replica_weight=0.25&hasql_max_replica_lag=5s&hasql_multi_master=on&hasql_balancer=round_robin" +
+		"&hasql_master_as_replica_weight=0.25&hasql_zone_spillover=0.5&hasql_max_replica_lag=5s&hasql_multi_master=on&hasql_balancer=round_robin" +
 		"&hasql_zones=a,b&target_session_attrs=prefer-standby&keepalives_idle=7&keepalives_interval=8&keepalives_count=9" +
 		"&tcp_user_timeout=1234&pool_max_conns=7&fallback_application_name=shop&load_balance_hosts=random&gssencmode=disable" +
 		"&search_path=x")
@@ -151,7 +151,7 @@ func TestParseConfigReadsEveryOption(t *testing.T) {
 	type options struct {
 		interval, timeout, down, recovery, acquire, lag time.Duration
 		fallback, multi                                 bool
-		weight                                          float64
+		weight, spillover                               float64
 		target                                          Target
 		zones                                           string
 		picker                                          string
@@ -160,12 +160,12 @@ func TestParseConfigReadsEveryOption(t *testing.T) {
 	}
 	got := options{
 		c.CheckInterval, c.CheckTimeout, c.DownTimeout, c.RecoveryInterval, c.AcquireTimeout, c.MaxReplicaLag,
-		c.FallbackMaster, c.MultiMaster, c.MasterAsReplicaWeight, c.Target, c.Nodes[0].Zone + c.Nodes[1].Zone,
+		c.FallbackMaster, c.MultiMaster, c.MasterAsReplicaWeight, c.ZoneSpillover, c.Target, c.Nodes[0].Zone + c.Nodes[1].Zone,
 		fmt.Sprintf("%T", c.Picker), c.Nodes[1].Pool.MaxConns, fmt.Sprint(c.Nodes[0].Pool.ConnConfig.RuntimeParams),
 	}
 	want := options{
 		2 * time.Second, 300 * time.Millisecond, 4 * time.Second, 20 * time.Millisecond, -time.Second, 5 * time.Second,
-		true, true, 0.25, TargetPreferReplica, "ab", "*hasql.roundRobin", 7, "map[application_name:shop search_path:x]",
+		true, true, 0.25, 0.5, TargetPreferReplica, "ab", "*hasql.roundRobin", 7, "map[application_name:shop search_path:x]",
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -282,6 +282,9 @@ func TestParseConfigRefusesNonsenseByName(t *testing.T) {
 		{"host=h1 password=" + password + " hasql_balancer=best", "hasql_balancer=best: not one of"},
 		{"host=h1 password=" + password + " hasql_master_as_replica_weight=1.5", "MasterAsReplicaWeight must be from 0 to 1"},
 		{"host=h1 password=" + password + " hasql_master_as_replica_weight=NaN", "MasterAsReplicaWeight must be from 0 to 1"},
+		{"host=h1 password=" + password + " hasql_zone_spillover=much", "hasql_zone_spillover=much: not a number"},
+		{"host=h1 password=" + password + " hasql_zone_spillover=0", "hasql_zone_spillover=0: not above 0"},
+		{"host=h1 password=" + password + " hasql_zone_spillover=80", "ZoneSpillover must be above 0 and at most 1, not 80"},
 		{"host=h1 password=" + password + " hasql_fallback_master=maybe", "hasql_fallback_master=maybe: neither true nor false"},
 		{"host=h1,h2 password=" + password + " hasql_zones=a", "hasql_zones: 1 zones for 2 hosts"},
 		{"host=h1 hasql_zones='a password=" + password + "'", "hasql_zones: a zone may contain only letters, digits and .:%+/_-"},

@@ -29,7 +29,7 @@ import (
 //   - hasql_check_interval, hasql_check_timeout, hasql_down_timeout, hasql_recovery_interval, hasql_acquire_timeout,
 //     hasql_max_replica_lag: durations such as 500ms
 //   - hasql_fallback_master, hasql_multi_master, hasql_require_majority, hasql_repeat, hasql_trace_commits: true or false
-//   - hasql_master_as_replica_weight: a number from 0 to 1
+//   - hasql_master_as_replica_weight: a number from 0 to 1; hasql_zone_spillover: a number above 0 and at most 1
 //   - hasql_balancer: least_loaded, greedy, round_robin, random, random_weighted, nearest or first
 //   - hasql_zones: the availability zone of each host, in the order of the hosts, separated by commas
 //   - hasql_discovery: dns or srv, whose name is the only host of the DSN; or hasql_patroni: URLs of Patroni's REST API, separated

@@ -16,8 +16,7 @@ import (
 
 const (
 	// patience is how long an acquire waits for a connection of one node before it looks whether another node has one
-	// sooner. It is longer than most statements take. So acquires stay with a pool that is full for a moment, and
-	// acquires of a zone stay in their zone. After that the acquire looks less and less often, at least once in
+	// sooner. It is longer than most statements take. So acquires stay with a pool that is full for a moment. After that the acquire looks less and less often, at least once in
 	// maxPatience.
 	patience    = 20 * time.Millisecond
 	maxPatience = 8 * patience

@@ -2,6 +2,8 @@ package hasql
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -63,8 +65,49 @@ func TestFullPoolIsNotWaitedForWhileAnotherHasAConnectionToSpare(t *testing.T) {
 	}
 }
 
+func TestZoneSpillsOver(t *testing.T) {
+	near := func(n int) []string { return slices.Repeat([]string{"pg2"}, n) }
+	far := func(n int) []string { return slices.Repeat([]string{"pg3"}, n) }
+	for _, test := range []struct {
+		share  float64
+		served []string
+	}{
+		{0, slices.Concat(near(9), far(9), near(1))}, // 0.8
+		{0.5, slices.Concat(near(6), far(6), near(4))},
+		{1, slices.Concat(near(10), far(10))}, // by those that have waited
+	} {
+		t.Run(fmt.Sprint(test.share), func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+				pm := open(t, c, func(config *Config) {
+					config.ZoneSpillover, config.Nodes[1].Zone = test.share, "near"
+					for _, n := range config.Nodes {
+						n.Pool.MaxConns = 10
+					}
+				})
+				ready(t, pm)
+				time.Sleep(slowStart)
+				route := pm.Replica(WithZone("near"))
+				var held []*pgxpool.Conn
+				for i, want := range test.served {
+					conn := acquire(t, route.Acquire)
+					held = append(held, conn)
+					if got := nodeOf(t, conn); got != want {
+						t.Errorf("the %dth connection is of %s, not %s", i+1, got, want)
+					}
+				}
+				releaseAll(held)
+				conn := acquire(t, route.Acquire)
+				defer conn.Release()
+				if node := nodeOf(t, conn); node != "pg2" {
+					t.Errorf("with all free again, served by %s", node)
+				}
+			})
+		})
+	}
+}
+
 func TestFullPoolOfTheOwnZoneIsWaitedForFirst(t *testing.T) {
-	near := func(config *Config) { config.Nodes[1].Zone = "near" }
+	near := func(config *Config) { config.ZoneSpillover, config.Nodes[1].Zone = 1, "near" }
 	for after, want := range map[time.Duration]string{patience / 2: "pg2", time.Minute: "pg3"} {
 		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 			pm := open(t, c, near)
@@ -297,7 +340,7 @@ func TestHooksOfTheUsersAreNotCutShortForAnotherNode(t *testing.T) {
 func TestPlaceElsewhereIsGivenBackWhenBothComeAtOnce(t *testing.T) {
 	for range 20 {
 		bubble(t, func(t *testing.T, c *pgfake.Cluster) {
-			pm := open(t, c, func(config *Config) { config.Nodes[1].Zone = "near" })
+			pm := open(t, c, func(config *Config) { config.ZoneSpillover, config.Nodes[1].Zone = 1, "near" })
 			ready(t, pm)
 			route := pm.Replica(WithZone("near"))
 			held := occupy(t, route, "pg2")

@@ -45,10 +45,17 @@ func WithMaxLag(d time.Duration) RouteOption {
 	return func(w *criteria) { w.maxLag = max(d, 0) }
 }
 
-// WithZone prefers the nodes of one availability zone. Nodes of other zones are used only while no node of this zone
-// fits.
+// WithZone prefers the nodes of one availability zone. Nodes of other zones are used while no node of this zone fits, and
+// while more than the share [Config.ZoneSpillover] of this zone's connections is lent and not of theirs.
 func WithZone(zone string) RouteOption {
 	return func(w *criteria) { w.zone = zone }
+}
+
+// WithSynchronous prefers synchronous standbys: they have received every commit that was acknowledged. They are known by the
+// tags sync_standby and quorum_standby, which [discovery.Patroni] tells. Other nodes are used as with [WithZone], whose
+// preference comes first.
+func WithSynchronous(prefer bool) RouteOption {
+	return func(w *criteria) { w.synchronous = prefer }
 }
 
 // AtLeast leaves out replicas that are not known to have replayed the WAL up to lsn. So a read sees a write if lsn is the

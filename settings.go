@@ -22,10 +22,14 @@ var settings = map[string]func(c *Config, value string) error{
 	"hasql_repeat":            boolean(func(c *Config) *bool { return &c.Repeat }),
 	"hasql_trace_commits":     boolean(func(c *Config) *bool { return &c.TraceCommits }),
 	"hasql_master_as_replica_weight": func(c *Config, value string) (err error) {
-		if c.MasterAsReplicaWeight, err = strconv.ParseFloat(value, 64); err != nil {
-			return errors.New("not a number")
+		c.MasterAsReplicaWeight, err = number(value)
+		return err
+	},
+	"hasql_zone_spillover": func(c *Config, value string) (err error) {
+		if c.ZoneSpillover, err = number(value); err == nil && c.ZoneSpillover == 0 {
+			err = errors.New("not above 0") // in a Config it is the default
 		}
-		return nil
+		return err
 	},
 	"hasql_balancer": func(c *Config, value string) error {
 		picker, ok := balancers[value]
@@ -83,6 +87,14 @@ var balancers = map[string]func() Picker{
 }
 
 func noEffect(*Config, string) error { return nil }
+
+func number(value string) (float64, error) {
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil {
+		return 0, errors.New("not a number")
+	}
+	return n, nil
+}
 
 func duration(field func(*Config) *time.Duration) func(*Config, string) error {
 	return func(c *Config, value string) (err error) {

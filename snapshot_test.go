@@ -866,6 +866,7 @@ func TestCandidates(t *testing.T) {
 			}
 		}
 		w.s.nodes[2].Zone, w.s.nodes[3].Zone = "b", "b"
+		w.s.nodes[1].Tags, w.s.nodes[3].Tags = map[string]string{"sync_standby": "true"}, map[string]string{"quorum_standby": "true"}
 		return w
 	}
 	read := func(options ...RouteOption) criteria {
@@ -879,31 +880,36 @@ func TestCandidates(t *testing.T) {
 		name, view string
 		want       criteria
 		fit, share []int
+		rest       [][]int
 	}{
-		{"master", "MRRD", criteria{target: TargetMaster}, []int{0}, nil},
-		{"no master", "DRR", criteria{target: TargetMaster}, nil, nil},
-		{"replicas", "MRRD", read(), []int{1, 2}, nil},
-		{"no replica", "MDDD", read(), nil, nil},
-		{"fallback", "MDDD", read(WithFallbackMaster(true)), []int{0}, nil},
-		{"no fallback where a replica fits", "MDRD", read(WithFallbackMaster(true)), []int{2}, nil},
-		{"prefer replica", "MDDD", criteria{target: TargetPreferReplica}, []int{0}, nil},
-		{"any", "MRDR", criteria{target: TargetAny}, []int{0, 1, 3}, nil},
-		{"share", "MRRD", read(WithMasterAsReplicaWeight(0.5)), []int{1, 2}, []int{0}},
-		{"share above one", "MRRD", read(WithMasterAsReplicaWeight(7)), []int{1, 2}, []int{0}},
-		{"no share where nobody is to share with", "MDDD", read(WithMasterAsReplicaWeight(0.5)), nil, nil},
-		{"nor where no replica fits", "MLLL", read(WithMasterAsReplicaWeight(0.5), WithMaxLag(time.Second)), nil, nil},
-		{"no share, but a fallback", "MDDD", read(WithMasterAsReplicaWeight(0.5), WithFallbackMaster(true)), []int{0}, nil},
-		{"all, whether there are replicas", "MDDD", read(WithMasterAsReplicaWeight(1)), nil, []int{0}},
-		{"lag", "MLRD", read(WithMaxLag(time.Second)), []int{2}, nil},
-		{"lag within the limit", "MLRD", read(WithMaxLag(time.Minute)), []int{1, 2}, nil},
-		{"all lag, fallback", "MLLL", read(WithMaxLag(time.Second), WithFallbackMaster(true)), []int{0}, nil},
-		{"nothing is known to be newer", "DRDD", read(WithMaxLag(time.Minute)), []int{1}, nil},
-		{"nothing told is not within a limit", "MSDD", read(WithMaxLag(time.Minute)), nil, nil},
-		{"zone", "MRRR", read(WithZone("b")), []int{2, 3}, nil},
-		{"zone without a node", "MRDD", read(WithZone("b")), []int{1}, nil},
-		{"at least", "MLRD", read(AtLeast(150)), []int{2}, nil},
-		{"at least what nobody has", "MRRD", read(AtLeast(900)), nil, nil},
-		{"at least what nobody has, fallback", "MRRD", read(AtLeast(900), WithFallbackMaster(true)), []int{0}, nil},
+		{"master", "MRRD", criteria{target: TargetMaster}, []int{0}, nil, nil},
+		{"no master", "DRR", criteria{target: TargetMaster}, nil, nil, nil},
+		{"replicas", "MRRD", read(), []int{1, 2}, nil, nil},
+		{"no replica", "MDDD", read(), nil, nil, nil},
+		{"fallback", "MDDD", read(WithFallbackMaster(true)), []int{0}, nil, nil},
+		{"no fallback where a replica fits", "MDRD", read(WithFallbackMaster(true)), []int{2}, nil, nil},
+		{"prefer replica", "MDDD", criteria{target: TargetPreferReplica}, []int{0}, nil, nil},
+		{"any", "MRDR", criteria{target: TargetAny}, []int{0, 1, 3}, nil, nil},
+		{"share", "MRRD", read(WithMasterAsReplicaWeight(0.5)), []int{1, 2}, []int{0}, nil},
+		{"share above one", "MRRD", read(WithMasterAsReplicaWeight(7)), []int{1, 2}, []int{0}, nil},
+		{"no share where nobody is to share with", "MDDD", read(WithMasterAsReplicaWeight(0.5)), nil, nil, nil},
+		{"nor where no replica fits", "MLLL", read(WithMasterAsReplicaWeight(0.5), WithMaxLag(time.Second)), nil, nil, nil},
+		{"no share, but a fallback", "MDDD", read(WithMasterAsReplicaWeight(0.5), WithFallbackMaster(true)), []int{0}, nil, nil},
+		{"all, whether there are replicas", "MDDD", read(WithMasterAsReplicaWeight(1)), nil, []int{0}, nil},
+		{"lag", "MLRD", read(WithMaxLag(time.Second)), []int{2}, nil, nil},
+		{"lag within the limit", "MLRD", read(WithMaxLag(time.Minute)), []int{1, 2}, nil, nil},
+		{"all lag, fallback", "MLLL", read(WithMaxLag(time.Second), WithFallbackMaster(true)), []int{0}, nil, nil},
+		{"nothing is known to be newer", "DRDD", read(WithMaxLag(time.Minute)), []int{1}, nil, nil},
+		{"nothing told is not within a limit", "MSDD", read(WithMaxLag(time.Minute)), nil, nil, nil},
+		{"zone", "MRRR", read(WithZone("b")), []int{2, 3}, nil, [][]int{{1}}},
+		{"synchronous standbys", "MRRR", read(WithSynchronous(true)), []int{1, 3}, nil, [][]int{{2}}},
+		{"zone, then synchronous standbys", "MRRR", read(WithZone("b"), WithSynchronous(true)), []int{3}, nil, [][]int{{2}, {1}}},
+		{"no synchronous standby", "MDRD", read(WithSynchronous(true)), []int{2}, nil, nil},
+		{"another zone's synchronous standby", "MRDD", read(WithZone("b"), WithSynchronous(true)), []int{1}, nil, nil},
+		{"zone without a node", "MRDD", read(WithZone("b")), []int{1}, nil, nil},
+		{"at least", "MLRD", read(AtLeast(150)), []int{2}, nil, nil},
+		{"at least what nobody has", "MRRD", read(AtLeast(900)), nil, nil, nil},
+		{"at least what nobody has, fallback", "MRRD", read(AtLeast(900), WithFallbackMaster(true)), []int{0}, nil, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := build(test.view)
@@ -916,6 +922,13 @@ func TestCandidates(t *testing.T) {
 			got := w.s.candidates(&test.want, nil)
 			if !slices.Equal(index(got.fit), test.fit) || !slices.Equal(index(got.masters), test.share) {
 				t.Errorf("got %v and %v, want %v and %v", index(got.fit), index(got.masters), test.fit, test.share)
+			}
+			var rest [][]int
+			for _, group := range got.rest {
+				rest = append(rest, index(group))
+			}
+			if !slices.EqualFunc(rest, test.rest, slices.Equal) {
+				t.Errorf("the rest is %v, not %v", rest, test.rest)
 			}
 		})
 	}

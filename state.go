@@ -175,6 +175,11 @@ type NodeState struct {
 // noReads reports whether an operator of the cluster wants the node to take no reads as a replica. It is a tag of Patroni.
 func (n *NodeState) noReads() bool { return n.Tags["noloadbalance"] == "true" }
 
+// synchronous reports whether commits wait for the node, as far as the discoverer has told. These are tags of Patroni.
+func (n *NodeState) synchronous() bool {
+	return n.Tags["sync_standby"] == "true" || n.Tags["quorum_standby"] == "true"
+}
+
 // InUse returns the present number of connections in use: those that the node's pool has lent or that acquires wait for,
 // and those outside the pool that a [Route.Pool], a [Route.ConnectFunc] or a sql.DB has open. The call is cheap at any
 // time.
