@@ -71,8 +71,8 @@ func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, sp
 func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, first *Candidate,
 	try func(ctx context.Context, c *Candidate, choice *choice, failed map[*node]error) (*Candidate, error),
 ) error {
-	r.waits.waiting.Add(1)
-	defer r.waits.waiting.Add(-1)
+	r.waits.begun.Add(1)
+	defer r.waits.ended.Add(1)
 	if limit := r.config.AcquireTimeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, started.Add(limit), errAcquireTimeout)
@@ -85,9 +85,10 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 		if t.snapshot.closed {
 			return ErrClosed
 		}
-		if ctx.Err() != nil {
-			err := r.cluster.noNode(ctx, r.criteria.target.String(), started, tried)
-			err.InUse = inUse(t.all)
+		if ctx.Err() != nil || t.snapshot.refused {
+			err := r.cluster.noNode(ctx, t.snapshot, r.criteria.target.String(), started, tried)
+			err.Found, err.InUse = len(t.all) > 0, inUse(t.all)
+			err.fallback = r.criteria.target == TargetReplica && !err.Found && t.snapshot.MasterCount() > 0
 			return err
 		}
 		choice := &t.choice

@@ -20,7 +20,7 @@ func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snaps
 		select {
 		case <-s.next:
 		case <-ctx.Done():
-			return c.noNode(ctx, wanted, started, nil)
+			return c.noNode(ctx, c.snapshot(), wanted, started, nil)
 		}
 	}
 }
@@ -65,21 +65,24 @@ func (c *clusterView) requestChecks(s *Snapshot, lately time.Duration) (again ti
 	return again
 }
 
-// noNode makes the error of a wait that ended without success.
-func (c *clusterView) noNode(ctx context.Context, wanted string, started time.Time, tried map[string]error) *NoNodeError {
-	s := c.snapshot()
+// noNode makes the error of a wait that ended without success: with ctx, or because every node refuses the login.
+func (c *clusterView) noNode(ctx context.Context, s *Snapshot, wanted string, started time.Time, tried map[string]error) *NoNodeError {
 	nodes := slices.Clone(s.nodes)
 	for i := range nodes {
 		nodes[i].node = nodes[i].node.frozen() // the numbers of this moment, not of the moment when the error is printed
 	}
-	return &NoNodeError{
-		Wanted: wanted,
-		Waited: time.Since(started),
-		Nodes:  nodes,
-		ended:  ctx.Err(),
-		cause:  context.Cause(ctx),
-		tried:  tried,
-		paused: s.paused,
-		finds:  *c.discovery.Load(),
+	err := &NoNodeError{
+		Wanted:  wanted,
+		Waited:  time.Since(started),
+		Nodes:   nodes,
+		Refused: s.refused,
+		ended:   errRefused,
+		tried:   tried,
+		paused:  s.paused,
+		finds:   *c.discovery.Load(),
 	}
+	if ctx.Err() != nil {
+		err.ended, err.cause = ctx.Err(), context.Cause(ctx)
+	}
+	return err
 }

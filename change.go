@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/pghasql/hasql/internal/pgerr"
 )
 
 // change is anything that makes the next snapshot from the present one: an observation of a monitor, a list of members,
@@ -41,7 +43,23 @@ func reduce(prev *Snapshot, what change, r rules) *Snapshot {
 		}
 	}
 	s.countOutage(prev)
+	s.noteRefusal()
 	return &s
+}
+
+// noteRefusal notes whether every node refuses the login, and always has. A service that starts with a wrong password is to be
+// told at once. But once a node has answered, a refusal says nothing about the nodes to come: the password may be about to
+// change everywhere, or a node that refuses may be the only one left in a failover.
+func (s *Snapshot) noteRefusal() {
+	refusals := 0
+	for i := range s.nodes {
+		n := &s.nodes[i]
+		s.heard = s.heard || n.answered
+		if pgerr.IsLastingRefusal(n.Cause) {
+			refusals++
+		}
+	}
+	s.refused = !s.heard && refusals > 0 && refusals == len(s.nodes)
 }
 
 // countOutage notes whether there is a master, and counts failovers and the time without one.

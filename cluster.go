@@ -30,6 +30,7 @@ type clusterView struct {
 	history   evidence.History // what was seen of the servers' lives
 	marks     marks
 	tracing   tracing
+	counts    counts
 	moved     atomic.Int64 // nanoseconds since epoch: when a guest last made room for one on another node, 0 if none did
 }
 

@@ -126,8 +126,10 @@ type Config struct {
 	// Checker asks a node for its role. The default, nil, is [StandardChecker].
 	Checker Checker
 
-	// Logger receives Info for a change of role, Warn for a node that becomes unusable, and Debug for each probe. The
-	// default, nil, logs nothing.
+	// Logger receives Info for a change of role, and Debug for each probe. It receives Warn for a node that becomes unusable, or
+	// is unusable from the start; every 10 s while there is no master, with the state of every node; and once after each outage,
+	// with its length and what it did to acquires, connections and statements. The entries have the logger name hasql. The
+	// default, nil, logs nothing. Package hasqlslog makes such a Logger of a *slog.Logger.
 	Logger *zap.Logger
 
 	// Hooks are called when a node, the master or discovery changes.

@@ -37,7 +37,8 @@
 //     [PoolManager.ForgetCluster] lifts that; it is lifted at once where every node that was on the newer timeline tells
 //     (pg_monitor) that it receives the older one.
 //   - Acquires do not fail because of the state of nodes before their budget ends, and then with a [*NoNodeError] that says
-//     what every node looked like.
+//     what every node looked like. There is one exception: they fail at once while every node refuses the login and none has
+//     ever answered, as with a wrong password.
 //   - A statement that a server sends back undone because it is being shut down or restarted (FATAL 57P01) runs again on the
 //     next one. This goes for Exec, Query before its first row, and QueryRow of a [Route], and for single statements that
 //     cannot commit in their middle: not for CALL, DO and the like, nor inside a transaction, in a batch or a COPY, nor

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ var (
 	ErrClosed = errors.New("hasql: closed")
 
 	errAcquireTimeout = fmt.Errorf("AcquireTimeout: %w", context.DeadlineExceeded)
+	errRefused        = errors.New("every node refuses the login")
 	errNotProbed      = errors.New("not probed yet")
 	errRole           = errors.New("transaction_read_only is neither on nor off")
 	errUnidentified   = errors.New("not known yet whether this node belongs to the cluster")
@@ -35,6 +37,12 @@ func (e *ConfigError) Error() string {
 // NoNodeError is the error of an acquire that ran out of time before a node of the wanted role had a connection for it.
 // [PoolManager.Ready], [PoolManager.WaitFor] and [PoolManager.WaitNextCheck] return it when their context ends.
 //
+// An acquire and Ready do not wait any longer, and Refused is true, if every node refuses the login and no node has answered a
+// probe since New. Every node means just that: if one of them is down, starts, is silent or has an unknown name, the wait goes
+// on, and so it does when nodes begin to refuse the login after one has answered. A refusal is SQLSTATE class 28 (user,
+// password, pg_hba.conf), 3D (no such database), 22 or 42 (a setting, no right to connect). Each node is asked again once per
+// CheckInterval, so a later acquire succeeds once the cause is removed.
+//
 // errors.Is finds the reason why the wait ended (context.DeadlineExceeded, also if AcquireTimeout ended it, or
 // context.Canceled) and the causes of all nodes. errors.As finds the errors of the acquire's own attempts to connect. It
 // does not find the causes of nodes, because a cause belongs to a probe, and the SQLSTATE of a probe is not the SQLSTATE
@@ -43,15 +51,21 @@ type NoNodeError struct {
 	Wanted string        // the wanted kind of node: "master", "replica", …
 	Waited time.Duration // the length of the wait
 	Nodes  []NodeState   // the state of every node at the end of the wait
+	// Found reports whether there was a node of the wanted kind at the end of the wait. Then it is a connection to it that was
+	// missing: because of InUse, or because connecting failed, which the error tells.
+	Found bool
 	// InUse is the number of connections in use if nodes of the wanted role exist and all their connections are in use.
 	// Then the pools are too small, or the application does not release connections. Otherwise InUse is 0.
 	InUse int
+	// Refused reports whether the wait was given up because every node refuses the login.
+	Refused bool
 
-	ended  error            // the context's error: why the wait ended
-	cause  error            // the context's cause
-	tried  map[string]error // errors of attempts to connect, by the name of the node
-	paused bool             // whether a pause held back acquires of the master
-	finds  DiscoveryStat    // what became of discovery
+	ended    error            // the context's error: why the wait ended
+	cause    error            // the context's cause
+	tried    map[string]error // errors of attempts to connect, by the name of the node
+	paused   bool             // whether a pause held back acquires of the master
+	fallback bool             // whether FallbackMaster would have found a node
+	finds    DiscoveryStat    // what became of discovery
 }
 
 func (e *NoNodeError) Error() string {
@@ -60,10 +74,21 @@ func (e *NoNodeError) Error() string {
 	if e.Waited < time.Millisecond {
 		waited = "and no time to wait"
 	}
-	if e.InUse > 0 {
+	switch {
+	case e.Refused:
+		fmt.Fprintf(&b, "hasql: no %s: %v", e.Wanted, errRefused)
+	case e.InUse > 0:
 		fmt.Fprintf(&b, "hasql: no connection to a %s %s: all %d are in use (%v)", e.Wanted, waited, e.InUse, e.cause)
-	} else {
+	case e.Found:
+		fmt.Fprintf(&b, "hasql: no connection to a %s %s (%v)", e.Wanted, waited, e.cause)
+	default:
 		fmt.Fprintf(&b, "hasql: no %s %s (%v)", e.Wanted, waited, e.cause)
+	}
+	if advice := adviceOn(e.Nodes); advice != "" {
+		b.WriteString("; " + advice)
+	}
+	if e.fallback {
+		b.WriteString("; a master is up: FallbackMaster (hasql_fallback_master=true) lets reads go to it")
 	}
 	if e.paused {
 		b.WriteString("; paused: no acquire gets a connection to the master until Resume is called")
@@ -74,22 +99,62 @@ func (e *NoNodeError) Error() string {
 	case len(e.Nodes) == 0:
 		b.WriteString("; no node has been found yet")
 	}
+	first := make(map[string]string) // the first node of each cause
 	for i := range e.Nodes {
 		n := &e.Nodes[i]
-		b.WriteString("; ")
-		b.WriteString(n.String())
-		if err := e.tried[n.Name]; err != nil {
-			if text := pgerr.OneLine(err.Error()); n.Cause == nil || !strings.HasSuffix(text, pgerr.OneLine(n.Cause.Error())) {
-				b.WriteString(": " + text)
-			}
+		cause := e.causeOf(n)
+		if same, told := first[cause]; told {
+			cause = "as " + same
+		} else if cause != "" {
+			first[cause] = n.Name
+		}
+		b.WriteString("; " + n.condition())
+		if cause != "" {
+			b.WriteString(": " + cause)
 		}
 	}
 	return b.String()
 }
 
+// causeOf returns why a node could not be used, and what became of attempts to connect to it, each once.
+func (e *NoNodeError) causeOf(n *NodeState) string {
+	var cause, tried string
+	if n.Cause != nil {
+		cause = pgerr.OneLine(n.Cause.Error())
+	}
+	if err := e.tried[n.Name]; err != nil {
+		tried = pgerr.OneLine(err.Error())
+	}
+	switch {
+	case tried == "", cause != "" && strings.HasSuffix(tried, cause):
+		return cause
+	case cause == "":
+		return tried
+	}
+	return cause + ": " + tried
+}
+
+// adviceOn says what to do about nodes of which none can be used, "" if they do not tell. Each advice stands in it once.
+func adviceOn(nodes []NodeState) string {
+	var list []string
+	for i := range nodes {
+		n := &nodes[i]
+		if n.Status.reachable() {
+			return ""
+		}
+		if advice := pgerr.Advice(n.Cause); advice != "" && !slices.Contains(list, advice) {
+			list = append(list, advice)
+		}
+	}
+	return strings.Join(list, "; ")
+}
+
 // Unwrap returns the reason why the wait ended and the errors of the attempts to connect.
 func (e *NoNodeError) Unwrap() []error {
-	errs := []error{e.ended, e.cause}
+	errs := []error{e.ended}
+	if e.cause != nil {
+		errs = append(errs, e.cause)
+	}
 	for _, err := range e.tried {
 		errs = append(errs, err)
 	}

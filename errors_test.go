@@ -36,6 +36,42 @@ func TestNoNodeErrorTellsEachCauseOnce(t *testing.T) {
 	}
 }
 
+// A pool that is full, and a master that cannot be connected to, are not "no master".
+func TestNoNodeErrorTellsWhatWasMissing(t *testing.T) {
+	up := func(role Role) NodeState {
+		return NodeState{Name: "pg1:5432", Status: StatusUp, Role: role, node: &node{load: nodepool.NewLoad(4)}}
+	}
+	down := func(name string) NodeState {
+		return NodeState{Name: name, Status: StatusDown, Cause: errors.New("no route to host")}
+	}
+	for _, test := range []struct {
+		err  NoNodeError
+		want string
+	}{
+		{
+			NoNodeError{Nodes: []NodeState{up(RoleMaster)}, Found: true, InUse: 4},
+			"no connection to a master within 1s: all 4 are in use (why); pg1:5432 up master, 0 of 4 connections in use",
+		},
+		{
+			NoNodeError{Nodes: []NodeState{up(RoleMaster)}, Found: true, tried: map[string]error{"pg1:5432": errors.New("too many clients")}},
+			"no connection to a master within 1s (why); pg1:5432 up master, 0 of 4 connections in use: too many clients",
+		},
+		{
+			NoNodeError{Nodes: []NodeState{up(RoleReplica)}},
+			"no master within 1s (why); pg1:5432 up replica, 0 of 4 connections in use, lag unknown",
+		},
+		{
+			NoNodeError{Nodes: []NodeState{down("pg1:5432"), up(RoleReplica), down("pg3:5432")}},
+			"no master within 1s (why); pg1:5432 down: no route to host; pg1:5432 up replica, 0 of 4 connections in use, lag unknown; pg3:5432 down: as pg1:5432",
+		},
+	} {
+		test.err.Wanted, test.err.Waited, test.err.cause = "master", time.Second, errors.New("why")
+		if got := test.err.Error(); got != "hasql: "+test.want {
+			t.Errorf("\ngot  %s\nwant hasql: %s", got, test.want)
+		}
+	}
+}
+
 func TestReadyTellsWhatItWaitedFor(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		for _, name := range []string{"pg1", "pg2", "pg3"} {
@@ -61,8 +97,28 @@ func TestReadyTellsWhatItWaitedFor(t *testing.T) {
 	})
 }
 
+// While no master answers, a replica that has all that was known to be written may still be up to date.
+func TestUnknownLagIsNotTold(t *testing.T) {
+	for _, test := range []struct {
+		known bool
+		bytes uint64
+		time  time.Duration
+		want  string
+	}{
+		{false, 0, 0, ", lag unknown"},
+		{true, 0, 0, ""},
+		{true, 0, 21 * time.Second, ", lag unknown, at most 21s"},
+		{true, 8, 21 * time.Second, ", 21s behind"},
+	} {
+		n := NodeState{Name: "pg1", Status: StatusUp, Role: RoleReplica, LagKnown: test.known, LagBytes: test.bytes, LagTime: test.time, node: &node{load: nodepool.NewLoad(4)}}
+		if want := "pg1 up replica, 0 of 4 connections in use" + test.want; n.String() != want {
+			t.Errorf("%s, not %s", n, want)
+		}
+	}
+}
+
 func TestNodesPrintAsOneLine(t *testing.T) {
-	n := NodeState{Name: "pg1:5432", Status: StatusUp, Role: RoleReplica, LagKnown: true, LagTime: time.Second, node: &node{load: nodepool.NewLoad(4)}}
+	n := NodeState{Name: "pg1:5432", Status: StatusUp, Role: RoleReplica, LagKnown: true, LagBytes: 1, LagTime: time.Second, node: &node{load: nodepool.NewLoad(4)}}
 	const want = "pg1:5432 up replica, 0 of 4 connections in use, 1s behind"
 	for _, v := range []any{n, &n, Candidate{NodeState: &n}, NodeStat{NodeState: n}, &NodeStat{NodeState: n}} {
 		for _, format := range []string{"%v", "%s", "%+v"} {

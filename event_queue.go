@@ -13,7 +13,9 @@ type announcement struct {
 	what     topic
 	old, new NodeState // of a node, or of the master
 	gap      time.Duration
-	err      error // of discovery
+	err      error     // of discovery
+	seen     *Snapshot // of a reminder
+	outage   *outage   // that is over
 }
 
 type topic uint8
@@ -23,7 +25,10 @@ const (
 	nodeLeft
 	nodeProbed
 	nodeChanged
+	nodeFailed
 	masterChanged
+	masterMissing
+	outageOver
 	poolerFound
 	probeLimited
 	discoveryChanged
@@ -85,12 +90,14 @@ func (q *eventQueue) addLocked(a *announcement) {
 	q.queue = append(q.queue, a)
 }
 
-// mergeLocked merges a into the last waiting announcement that it follows: the old state stays, the new state is a's. It
+// mergeLocked merges a into the last waiting announcement that it follows: the old state stays, the rest is a's. It
 // returns false if there is no such announcement.
 func (q *eventQueue) mergeLocked(a *announcement) bool {
 	for _, b := range slices.Backward(q.queue) {
 		if a.follows(b) {
-			b.new, b.gap, b.err = a.new, a.gap, a.err
+			old := b.old
+			*b = *a
+			b.old = old
 			q.merged++
 			return true
 		}

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/pghasql/hasql/internal/pgerr"
 )
 
 // reporter passes changes to the log and the hooks, in its own goroutine.
@@ -11,17 +13,24 @@ type reporter struct {
 	queue *eventQueue
 	log   *zap.Logger
 	hooks Hooks
+
+	outages *outages
 }
 
-func newReporter(log *zap.Logger, hooks Hooks) *reporter {
-	return &reporter{newEventQueue(), log, hooks}
+func newReporter(log *zap.Logger, hooks Hooks, counts *counts) *reporter {
+	return &reporter{newEventQueue(), log, hooks, &outages{counts: counts}}
 }
 
 // run announces changes until close was called and everything before that was announced.
 func (r *reporter) run() { r.queue.run(r.tell, r.log) }
 
 // close lets run return.
-func (r *reporter) close() { r.queue.close() }
+func (r *reporter) close() {
+	if o := r.outages.end(); o != nil {
+		r.queue.add(announcement{what: outageOver, outage: o})
+	}
+	r.queue.close()
+}
 
 // announce queues what changed from prev to next for the log and the hooks. It runs in the goroutine of clusterView.run,
 // so it must not block.
@@ -43,8 +52,11 @@ func (r *reporter) announce(prev, next *Snapshot) {
 		if probes && t.probed() {
 			r.queue.add(announcement{what: nodeProbed, new: *new})
 		}
-		if t.changed() {
+		switch {
+		case t.changed():
 			r.queue.add(announcement{what: nodeChanged, old: *old, new: *new})
+		case failsAnew(old, new):
+			r.queue.add(announcement{what: nodeFailed, new: *new})
 		}
 		if !old.Report.Pooler && new.Report.Pooler {
 			r.queue.add(announcement{what: poolerFound, new: *new})
@@ -56,6 +68,16 @@ func (r *reporter) announce(prev, next *Snapshot) {
 	if prev.pauseOver(next.at) && !next.paused {
 		r.queue.add(announcement{what: pauseExpired})
 	}
+	if over := r.outages.settle(prev, next); over != nil {
+		r.queue.add(announcement{what: outageOver, outage: over})
+	}
+	r.announceMaster(prev, next)
+	if r.outages.remind(next) {
+		r.queue.add(announcement{what: masterMissing, seen: next})
+	}
+}
+
+func (r *reporter) announceMaster(prev, next *Snapshot) {
 	was, is := prev.master(), next.master()
 	if was.node == is.node {
 		return
@@ -67,7 +89,20 @@ func (r *reporter) announce(prev, next *Snapshot) {
 			was = *n
 		}
 	}
+	if was.Name != "" || r.outages.present != nil {
+		r.outages.follow(was.Name, is.Name, gap, next.at)
+	}
 	r.queue.add(announcement{what: masterChanged, old: was, new: is, gap: gap})
+}
+
+// failsAnew reports whether a node that was not usable before fails for the first time, or for another reason than the server gave
+// before.
+func failsAnew(old, new *NodeState) bool {
+	if new.answered || !new.probed() {
+		return false
+	}
+	code := pgerr.SQLState(new.Cause)
+	return !old.probed() || code != "" && code != pgerr.SQLState(old.Cause)
 }
 
 // tell announces one event. It runs in the goroutine of the queue, and may take as long as a hook takes.
@@ -81,6 +116,12 @@ func (r *reporter) tell(a *announcement) {
 		r.nodeProbed(&a.new)
 	case nodeChanged:
 		r.nodeChanged(a.old, a.new)
+	case nodeFailed:
+		r.notUsable(&a.new)
+	case masterMissing:
+		r.masterMissing(a.seen)
+	case outageOver:
+		r.outageOver(a.outage)
 	case masterChanged:
 		r.masterChanged(a.old, a.new, a.gap)
 	case poolerFound:
@@ -103,20 +144,51 @@ func (r *reporter) nodeProbed(n *NodeState) {
 }
 
 func (r *reporter) nodeChanged(old, new NodeState) {
-	fields := []zap.Field{
-		zap.String("node", new.Name),
-		zap.Stringer("role", new.Role), zap.Stringer("was_role", old.Role),
-		zap.Stringer("status", new.Status), zap.Stringer("was_status", old.Status),
-	}
+	change := []zap.Field{zap.Stringer("was_role", old.Role), zap.Stringer("was_status", old.Status)}
 	switch {
 	case new.Status == StatusUp:
-		r.log.Info("node is up", append(fields, zap.Uint32("timeline", new.Report.Timeline))...)
+		r.log.Info("node is up", append(change, zap.String("node", new.Name), zap.Stringer("role", new.Role),
+			zap.Uint32("timeline", new.Report.Timeline))...)
 	case old.probed() || new.Status != StatusSuspect:
-		r.log.Warn("node is not usable", append(fields, zap.Error(new.Cause))...)
+		r.notUsable(&new, change...)
 	}
 	if hook := r.hooks.NodeChanged; hook != nil {
 		hook(old, new)
 	}
+}
+
+func (r *reporter) notUsable(n *NodeState, more ...zap.Field) {
+	fields := append(more, zap.String("node", n.Name), zap.Stringer("status", n.Status), zap.Error(n.Cause))
+	if advice := pgerr.Advice(n.Cause); advice != "" {
+		fields = append(fields, zap.String("advice", advice))
+	}
+	r.log.Warn("node is not usable", fields...)
+}
+
+// masterMissing reminds of an outage that lasts.
+func (r *reporter) masterMissing(s *Snapshot) {
+	nodes := make([]string, len(s.nodes))
+	for i := range s.nodes {
+		nodes[i] = s.nodes[i].String()
+	}
+	fields := []zap.Field{
+		zap.Duration("missing", s.at.Sub(s.lostAt)), zap.Int64("acquires_waiting", r.outages.counts.waits[TargetMaster].waiting()),
+		zap.Strings("nodes", nodes),
+	}
+	if advice := adviceOn(s.nodes); advice != "" {
+		fields = append(fields, zap.String("advice", advice))
+	}
+	r.log.Warn("no master", fields...)
+}
+
+func (r *reporter) outageOver(o *outage) {
+	text := "failover is over"
+	if o.was == o.is {
+		text = "master is back"
+	}
+	r.log.Warn(text, zap.String("node", o.is), zap.String("was", o.was), zap.Duration("gap", o.gap),
+		zap.Int64("connections_cut", o.cut), zap.Int64("statements_repeated", o.repeated),
+		zap.Int64("acquires_waited", o.waited), zap.Duration("longest_wait", o.longest), zap.Int64("acquires_failed", o.failed))
 }
 
 func (r *reporter) masterChanged(was, is NodeState, gap time.Duration) {

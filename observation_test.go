@@ -9,7 +9,7 @@ import (
 
 // observing returns a function that makes the snapshot after an answer of one of so many nodes, and queues its events.
 func observing(nodes int) (observe func(node int, r Report)) {
-	reporter := newReporter(zap.NewNop(), Hooks{})
+	reporter := newReporter(zap.NewNop(), Hooks{}, new(counts))
 	w := newWorld(nodes).unheard()
 	now, probe := w.now, uint64(0)
 	c := newCluster(now, clusterSettings{})

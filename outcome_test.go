@@ -231,7 +231,7 @@ func TestOutcomeOfErrors(t *testing.T) {
 func TestErrorOfAnAcquireIsSafeToRetryAndNotAServerError(t *testing.T) {
 	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 		for _, name := range []string{"pg1", "pg2", "pg3"} {
-			c.Node(name).RefuseLogin("28P01", "no")
+			c.Node(name).RefuseLogin("53300", "no")
 		}
 		pm := open(t, c, func(config *Config) { config.AcquireTimeout = 3 * time.Second })
 		_, err := pm.Master().Exec(t.Context(), "write $1", "a")

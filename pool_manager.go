@@ -12,6 +12,7 @@ import (
 
 	"github.com/pghasql/hasql/internal/human"
 	"github.com/pghasql/hasql/internal/nodepool"
+	"github.com/pghasql/hasql/internal/pgerr"
 )
 
 // PoolManager is a pool of connections to a cluster. It has one pgxpool.Pool for each node, and knows which node is the
@@ -22,7 +23,6 @@ type PoolManager struct {
 	cluster  *clusterView
 	reporter *reporter
 	finder   *finder // nil without a Discoverer
-	waits    [targets]waitCount
 
 	routes [targets]Route // without options, so that Master() and its like cost nothing
 
@@ -50,6 +50,7 @@ func New(ctx context.Context, dsn string) (*PoolManager, error) {
 func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	config = config.Copy()
 	config.setDefaults()
+	config.Logger = config.Logger.Named("hasql")
 	problems := config.problems()
 	if len(config.Nodes) == 0 {
 		problems = append(problems, "Nodes is empty")
@@ -60,17 +61,18 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	servers, warnings := config.servers(), append(config.warnings, config.warnAbout()...)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	cluster := newCluster(time.Now(), config.cluster())
 	pm := &PoolManager{
 		config:     config,
 		log:        config.Logger,
-		cluster:    newCluster(time.Now(), config.cluster()),
-		reporter:   newReporter(config.Logger, config.Hooks),
+		cluster:    cluster,
+		reporter:   newReporter(config.Logger, config.Hooks, &cluster.counts),
 		background: running,
 		stop:       stop,
 		allClosed:  make(chan struct{}),
 	}
 	for t := range pm.routes {
-		pm.routes[t].init(pm.cluster, config, &pm.waits[t], Target(t))
+		pm.routes[t].init(pm.cluster, config, &pm.cluster.counts.waits[t], Target(t))
 	}
 	nodes, err := newNodes(ctx, servers)
 	if err != nil {
@@ -106,7 +108,7 @@ func (pm *PoolManager) route(target Target, options []RouteOption) *Route {
 		return &pm.routes[target]
 	}
 	r := new(Route)
-	r.init(pm.cluster, pm.config, &pm.waits[target], target, options...)
+	r.init(pm.cluster, pm.config, &pm.cluster.counts.waits[target], target, options...)
 	return r
 }
 
@@ -148,7 +150,7 @@ func (pm *PoolManager) Snapshot() *Snapshot { return pm.cluster.snapshot() }
 // Ready blocks until at least the given numbers of masters and replicas are up, or until ctx ends. With -1 for both it
 // waits until every node is up, and there is at least one. Other negative numbers are refused. Numbers above the number
 // of nodes are refused too, unless a [Discoverer] may find more nodes. Ready looks at the present: if a cluster was ready
-// once and is not now, Ready waits again. Errors are [ErrClosed] and [*NoNodeError].
+// once and is not now, Ready waits again. Errors are [ErrClosed] and [*NoNodeError], which says when the wait ends before ctx.
 func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
 	all := masters == -1 && replicas == -1
 	nodes := pm.cluster.snapshot().Len()
@@ -159,9 +161,17 @@ func (pm *PoolManager) Ready(ctx context.Context, masters, replicas int) error {
 	case pm.finder == nil && (masters > nodes || replicas > nodes || masters+replicas > nodes):
 		return fmt.Errorf("hasql: Ready(%d, %d): there are only %d nodes", masters, replicas, nodes)
 	}
-	return pm.cluster.await(ctx, setOf(masters, replicas), func(s *Snapshot) bool {
-		return all && s.complete() || !all && s.MasterCount() >= masters && s.ReplicaCount() >= replicas
+	started, wanted, refused := time.Now(), setOf(masters, replicas), (*Snapshot)(nil)
+	err := pm.cluster.await(ctx, wanted, func(s *Snapshot) bool {
+		if s.refused {
+			refused = s
+		}
+		return s.refused || all && s.complete() || !all && s.MasterCount() >= masters && s.ReplicaCount() >= replicas
 	})
+	if refused != nil && masters+replicas != 0 {
+		return pm.cluster.noNode(ctx, refused, wanted, started, nil)
+	}
+	return err
 }
 
 // setOf names in an error what Ready waits for.
@@ -346,7 +356,10 @@ func (pm *PoolManager) cutAfter(grace time.Duration, sockets []*nodepool.Socket,
 		case <-timer.C:
 		case <-pm.cluster.done:
 		}
-		nodepool.Cut(sockets, reason)
+		cut := nodepool.Cut(sockets, reason)
+		if pgerr.Is[*NodeDownError](reason) {
+			pm.cluster.counts.cut.Add(int64(cut))
+		}
 	})
 }
 

@@ -58,10 +58,10 @@ func TestAcquireTimeoutIsOneBudget(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		none, ok := errors.AsType[*NoNodeError](err)
-		if !ok || none.Wanted != "master" || none.Waited != 7*time.Second || len(none.Nodes) != 3 || !errors.Is(err, context.DeadlineExceeded) {
+		if !ok || none.Wanted != "master" || none.Waited != 7*time.Second || len(none.Nodes) != 3 || !none.Found || !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("error %v", err)
 		}
-		for _, part := range []string{"no master within 7s (AcquireTimeout", "pg1:5432 down", "connection refused", "pg2:5432 up master", "too many clients", "pg3:5432 up replica"} {
+		for _, part := range []string{"no connection to a master within 7s (AcquireTimeout", "pg1:5432 down", "connection refused", "pg2:5432 up master", "too many clients", "pg3:5432 up replica"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%v does not say %q", err, part)
 			}

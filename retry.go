@@ -57,8 +57,12 @@ func (r *Route) provesShutdown(ctx context.Context, was origin, err error) bool 
 	if err != nil || now == nil {
 		return false
 	}
-	return now.Status == StatusDown && now.gone || now.Status == StatusStale ||
+	proven := now.Status == StatusDown && now.gone || now.Status == StatusStale ||
 		now.Status == StatusUp && now.Role != was.Role || restarted(was, now)
+	if proven {
+		r.cluster.counts.repeated.Add(1)
+	}
+	return proven
 }
 
 // confirmed reports whether a statement has taken effect although its connection ended with err: the server had sent its

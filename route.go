@@ -89,17 +89,3 @@ func (r *Route) init(cluster *clusterView, config *Config, waits *waitCount, tar
 		option(&r.criteria)
 	}
 }
-
-// waitCount counts the acquires that have to wait: those that do now, and those that did.
-type waitCount struct {
-	waiting                      atomic.Int64
-	count, nanoseconds, failures atomic.Int64
-}
-
-func (w *waitCount) record(started time.Time, err *error) {
-	w.count.Add(1)
-	w.nanoseconds.Add(int64(time.Since(started)))
-	if *err != nil {
-		w.failures.Add(1)
-	}
-}

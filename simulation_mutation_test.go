@@ -56,8 +56,8 @@ var mutations = []mutation{
 	},
 	{
 		"nothing is ever cut", "cut", "pool_manager.go",
-		"\t\tnodepool.Cut(sockets, reason)\n\t})\n",
-		"\t})\n",
+		"cut := nodepool.Cut(sockets, reason)",
+		"cut := 0",
 	},
 	{
 		"who waits for a node that changed is not told", "asleep", "pool_manager.go",

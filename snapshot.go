@@ -21,6 +21,9 @@ type Snapshot struct {
 	timeline  uint32    // highest timeline seen that was not rolled back
 	wal       walLog    // recent positions of the master, or of a replica until a master was seen
 
+	heard   bool // whether any node has ever answered a probe
+	refused bool // whether none has, and every node refuses the login, so that it is no use to wait
+
 	departed  [targets]int64 // connections that nodes had lent which have left
 	failovers int64          // how many times another node became the master than was it last
 	noMaster  time.Duration  // how long no master was known until at, all such times together
@@ -214,5 +217,5 @@ func (s *Snapshot) differs(prev *Snapshot) bool {
 			return true
 		}
 	}
-	return s.closed != prev.closed || s.paused != prev.paused
+	return s.closed != prev.closed || s.paused != prev.paused || s.refused != prev.refused
 }

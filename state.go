@@ -203,6 +203,14 @@ func (n *NodeState) probed() bool { return !n.CheckedAt.IsZero() }
 
 // String describes the node in one line, as errors show it. The line contains no secrets of connections.
 func (n NodeState) String() string {
+	if n.Cause == nil {
+		return n.condition()
+	}
+	return n.condition() + ": " + pgerr.OneLine(n.Cause.Error())
+}
+
+// condition describes the node without the cause of its status.
+func (n *NodeState) condition() string {
 	var b strings.Builder
 	b.WriteString(n.Name)
 	b.WriteByte(' ')
@@ -217,13 +225,11 @@ func (n NodeState) String() string {
 		switch {
 		case n.Role == RoleReplica && !n.LagKnown:
 			b.WriteString(", lag unknown")
+		case n.LagTime > 0 && n.LagBytes == 0: // the time since when it may have missed something
+			fmt.Fprintf(&b, ", lag unknown, at most %v", n.LagTime.Round(time.Millisecond))
 		case n.LagTime > 0:
 			fmt.Fprintf(&b, ", %v behind", n.LagTime.Round(time.Millisecond))
 		}
-	}
-	if n.Cause != nil {
-		b.WriteString(": ")
-		b.WriteString(pgerr.OneLine(n.Cause.Error()))
 	}
 	return b.String()
 }

@@ -13,6 +13,8 @@ type Stat struct {
 	snapshot *Snapshot
 	nodes    []NodeStat
 	targets  [targets]TargetStat
+	cut      int64
+	repeated int64
 
 	discovery DiscoveryStat
 }
@@ -52,6 +54,14 @@ func (s *Stat) Failovers() int64 { return s.snapshot.failovers }
 // [Snapshot.Time] and never decreases.
 func (s *Stat) NoMasterTime() time.Duration { return s.snapshot.noMaster }
 
+// ConnectionsCut returns how many connections hasql has cut because their node was down, stale or foreign, idle ones included.
+// Connections that the node itself has ended do not count.
+func (s *Stat) ConnectionsCut() int64 { return s.cut }
+
+// StatementsRepeated returns how many statements of routes ran again because a server had undone them and stopped, see
+// [Config.Repeat].
+func (s *Stat) StatementsRepeated() int64 { return s.repeated }
+
 // NodeStat holds the numbers of one node.
 type NodeStat struct {
 	NodeState               // role, status and its cause, latency, lag, …
@@ -82,6 +92,21 @@ type TargetStat struct {
 	// dials of a [Route.Pool], of a [Route.ConnectFunc] and of a sql.DB. They come into the other fields when they end, which
 	// for acquires during an outage may take AcquireTimeout; Waiting shows the outage while it lasts.
 	Waiting int64
+
+	buckets [len(waitBounds) + 1]int64
+}
+
+// WaitHistogram yields the upper bounds of a histogram of waits, from 1 ms to 30 s, each with the number of waits that took no
+// longer. The number of all waits is Waits.
+func (s TargetStat) WaitHistogram() iter.Seq2[time.Duration, int64] {
+	return func(yield func(time.Duration, int64) bool) {
+		sum := int64(0)
+		for i, bound := range waitBounds {
+			if sum += s.buckets[i]; !yield(bound, sum) {
+				return
+			}
+		}
+	}
 }
 
 // Stat returns the present numbers. It takes a lock of each pool for a moment.
@@ -99,12 +124,18 @@ func (pm *PoolManager) Stat() *Stat {
 		}
 		st.nodes[i] = n
 	}
-	for t := range pm.waits {
-		st.targets[t].Acquires += s.departed[t]
-		st.targets[t].Waits = pm.waits[t].count.Load()
-		st.targets[t].WaitTime = time.Duration(pm.waits[t].nanoseconds.Load())
-		st.targets[t].Failures = pm.waits[t].failures.Load()
-		st.targets[t].Waiting = pm.waits[t].waiting.Load()
+	counts := &pm.cluster.counts
+	for t := range counts.waits {
+		w, target := &counts.waits[t], &st.targets[t]
+		target.Acquires += s.departed[t]
+		for i := range w.buckets {
+			target.buckets[i] = w.buckets[i].Load()
+			target.Waits += target.buckets[i]
+		}
+		target.WaitTime = time.Duration(w.nanoseconds.Load())
+		target.Failures = w.failures.Load()
+		target.Waiting = w.waiting()
 	}
+	st.cut, st.repeated = counts.cut.Load(), counts.repeated.Load()
 	return st
 }

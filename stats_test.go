@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,16 @@ import (
 
 	"github.com/pghasql/hasql/internal/pgfake"
 )
+
+func TestWaitsAreCountedInTheBucketOfTheirLength(t *testing.T) {
+	for wait, bucket := range map[time.Duration]int{
+		0: 0, time.Millisecond: 0, time.Millisecond + 1: 1, 499 * time.Millisecond: 5, 30 * time.Second: len(waitBounds) - 1, time.Hour: len(waitBounds),
+	} {
+		if got := bucketOf(wait); got != bucket {
+			t.Errorf("%v is in bucket %d, not %d", wait, got, bucket)
+		}
+	}
+}
 
 // Everything else that Stat counts of acquires is counted when they end, which in an outage is too late.
 func TestStatShowsAnOutageWhileItLasts(t *testing.T) {
@@ -79,6 +90,10 @@ func TestStatShowsAnOutageWhileItLasts(t *testing.T) {
 		s := pm.Stat()
 		if target := s.Target(TargetMaster); target.Waiting != 0 || target.Failures != 1 || s.Failovers() != 1 {
 			t.Errorf("afterwards %+v and %d failovers", target, s.Failovers())
+		}
+		upTo := maps.Collect(s.Target(TargetMaster).WaitHistogram())
+		if w := s.Target(TargetMaster).Waits; w != 4 || upTo[time.Second] != 0 || upTo[5*time.Second] != 1 || upTo[10*time.Second] != 4 || upTo[30*time.Second] != 4 {
+			t.Errorf("%d waits: %v", w, upTo)
 		}
 		missing = s.NoMasterTime() - before
 		if missing < 5*time.Second || missing > 6*time.Second {

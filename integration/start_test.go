@@ -15,6 +15,7 @@ import (
 	"github.com/pghasql/hasql"
 	"github.com/pghasql/hasql/internal/pgcluster"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestNodesMayAllBeDownAtTheStart(t *testing.T) {
@@ -138,6 +139,19 @@ func hopeless(t testing.TB, m *manager, node string, why ...string) error {
 	return err
 }
 
+// warned checks that the first thing that the log says of a node is that it is not usable, why, and what to do.
+func (m *manager) warned(node, why, advice string) {
+	m.t.Helper()
+	warnings := func() []observer.LoggedEntry { return m.logs.FilterLevelExact(zapcore.WarnLevel).All() }
+	m.await("a warning", func(*hasql.Snapshot) bool { return len(warnings()) > 0 })
+	first := warnings()[0]
+	fields := first.ContextMap()
+	if first.Message != "node is not usable" || fields["node"] != node || !strings.Contains(fmt.Sprint(fields["error"]), why) ||
+		!strings.Contains(fmt.Sprint(fields["advice"]), advice) {
+		m.t.Errorf("the log says %q first: %v", first.Message, fields)
+	}
+}
+
 func TestWrongCredentialsAreToldByNodeAndCause(t *testing.T) {
 	cluster := startCluster(t, pgcluster.Options{Password: secret})
 	n := cluster.Nodes()[0]
@@ -148,20 +162,26 @@ func TestWrongCredentialsAreToldByNodeAndCause(t *testing.T) {
 
 	const wrong = "wr0ng-Pa55w0rd"
 	wrongPassword := strings.Replace(n.DSN(), url.UserPassword("postgres", secret).String(), "postgres:"+wrong, 1)
+	const credentials = "check the user and the password"
 	for name, test := range map[string]struct {
-		dsn, code, says, password string
+		dsn, code, says, advice, password string
 	}{
-		"password":                     {wrongPassword, "28P01", "password authentication failed", wrong},
-		"password, sslmode=prefer":     {strings.Replace(wrongPassword, "sslmode=disable", "", 1), "28P01", "password authentication failed", wrong},
-		"database":                     {strings.Replace(n.DSN(), "/postgres?", "/nowhere?", 1), "3D000", "nowhere", secret},
-		"user":                         {strings.Replace(n.DSN(), "//postgres:", "//nobody:", 1), "28P01", "nobody", secret},
-		"setting meant for the server": {n.DSN() + "&no_such_setting=1", "42704", "no_such_setting", secret},
+		"password":                 {wrongPassword, "28P01", "password authentication failed", credentials, wrong},
+		"password, sslmode=prefer": {strings.Replace(wrongPassword, "sslmode=disable", "", 1), "28P01", "password authentication failed", credentials, wrong},
+		"database":                 {strings.Replace(n.DSN(), "/postgres?", "/nowhere?", 1), "3D000", "nowhere", "check the name of the database", secret},
+		"user":                     {strings.Replace(n.DSN(), "//postgres:", "//nobody:", 1), "28P01", "nobody", credentials, secret},
+		"a setting, misspelt":      {n.DSN() + "&statment_timeout=1", "42704", "statment_timeout", "check the settings in the DSN", secret},
+		"a setting's value":        {n.DSN() + "&statement_timeout=soon", "22023", "soon", "check the settings in the DSN", secret},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := open(t, test.dsn, budget(300*time.Millisecond))
-			err := hopeless(t, m, n.Addr()+" suspect")
-			toldOnce(t, err, n.Addr(), test.code, test.says)
-			none, _ := errors.AsType[*hasql.NoNodeError](err)
+			m := open(t, test.dsn)
+			err := acquireWithin(t, m, testContext(t)) // long before AcquireTimeout
+			toldOnce(t, err, n.Addr()+" suspect", test.code, test.says, test.advice, "every node refuses the login")
+			none, ok := errors.AsType[*hasql.NoNodeError](err)
+			if !ok || !none.Refused || errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("an acquire that is hopeless ended with %v", err)
+			}
+			m.warned(n.Addr(), test.code, test.advice)
 			if pg, ok := errors.AsType[*pgconn.PgError](none.Nodes[0].Cause); !ok || pg.Code != test.code {
 				t.Errorf("the server's error is not the cause of %v", err)
 			}
@@ -175,16 +195,17 @@ func TestUnreachableNodesAreToldByNodeAndCause(t *testing.T) {
 	must(t, err)
 	refused := listener.Addr().String()
 	must(t, listener.Close())
-	for name, test := range map[string]struct{ addr, status, says string }{
-		"refused":      {refused, "down", "connection refused"},
-		"unresolvable": {"no-such-host.invalid:5432", "suspect", "lookup"},
+	for name, test := range map[string]struct{ addr, status, says, advice string }{
+		"refused":      {refused, "down", "connection refused", "check host and port, and whether the server runs"},
+		"unresolvable": {"no-such-host.invalid:5432", "suspect", "lookup", "check the host name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, sslmode := range []string{"disable", "prefer", "verify-full"} {
 				m := open(t, "postgres://postgres:"+url.QueryEscape(secret)+"@"+test.addr+"/postgres?sslmode="+sslmode, budget(300*time.Millisecond), quickly)
 				err := hopeless(t, m, test.addr+" "+test.status)
 				host, _, _ := net.SplitHostPort(test.addr)
-				toldOnce(t, err, host, test.says)
+				toldOnce(t, err, host, test.says, test.advice)
+				m.warned(test.addr, test.says, test.advice)
 				m.silentAbout(secret, err)
 			}
 		})

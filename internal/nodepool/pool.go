@@ -308,11 +308,14 @@ func (n *Pool) Abandoned() []*Socket {
 	return slices.DeleteFunc(n.Sockets(), func(s *Socket) bool { return s.counted.Load() || s.owned.Load() || s.guest.Load() })
 }
 
-// Cut ends sockets. The users of their connections get reason as the error.
-func Cut(sockets []*Socket, reason error) {
+// Cut ends sockets. The users of their connections get reason as the error. It returns how many were open.
+func Cut(sockets []*Socket, reason error) (open int) {
 	for _, s := range sockets {
-		s.cut(reason)
+		if s.cut(reason) {
+			open++
+		}
 	}
+	return open
 }
 
 // Unfence lets the node be dialled again.

@@ -38,10 +38,9 @@ type Socket struct {
 	claimed atomic.Int64
 }
 
-func (s *Socket) cut(reason error) {
-	if s.reason.CompareAndSwap(nil, &reason) {
-		_ = s.Conn.Close()
-	}
+// cut ends the socket. It returns whether it was open.
+func (s *Socket) cut(reason error) bool {
+	return s.reason.CompareAndSwap(nil, &reason) && s.Conn.Close() == nil
 }
 
 func (s *Socket) Read(b []byte) (int, error) {

@@ -65,6 +65,35 @@ func IsLoginRefusal(err error) bool {
 	return Is[*RefusalError](err) && !IsConnectionEnd(err)
 }
 
+// IsLastingRefusal reports whether a connection could not be made because the server refuses the client for what it is or
+// asks for: its user, password, address, database or settings. It will refuse the next login too, until somebody changes the
+// server or the DSN. If one address of a node refuses the client and another one is silent or down, that is no such refusal.
+func IsLastingRefusal(err error) bool {
+	connect, ok := errors.AsType[*ConnectError](err)
+	if !ok {
+		return false
+	}
+	refused := false
+	for _, attempt := range attempts(connect.Err) {
+		pgErr, ok := errors.AsType[*pgconn.PgError](attempt)
+		switch {
+		case ok && InClass(pgErr.Code, InvalidAuthorization, InvalidCatalogName, DataException, SyntaxOrAccessRule):
+			refused = true
+		case ok, IsSilence(attempt), IsNoServer(attempt):
+			return false
+		}
+	}
+	return refused
+}
+
+// SQLState returns the code of the server's error, "" if err is of another kind.
+func SQLState(err error) string {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgErr.Code
+	}
+	return ""
+}
+
 // IsStatementRefusal reports whether a server cannot or may not run a statement at all. A statement that only failed this
 // time, and a server in trouble, do not count.
 func IsStatementRefusal(err error) bool {

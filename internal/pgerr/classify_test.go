@@ -82,6 +82,50 @@ func TestErrorsHaveTheirMeaning(t *testing.T) {
 	}
 }
 
+func TestLastingRefusalsGiveAdvice(t *testing.T) {
+	server := func(code string) error { return &pgconn.PgError{SeverityUnlocalized: "FATAL", Code: code} }
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	for _, test := range []struct {
+		name    string
+		err     error // of the attempts to connect
+		lasting bool
+		advice  string
+	}{
+		{"wrong password", server("28P01"), true, "check the user and the password"},
+		{"no entry in pg_hba.conf", server("28000"), true, "check the user, and whether the server's pg_hba.conf lets it in"},
+		{"no such database", server("3D000"), true, "check the name of the database, or create it"},
+		{"no right to connect", server("42501"), true, "grant the user the right to connect to the database"},
+		{"a setting that does not exist", server("42704"), true, "check the settings in the DSN"},
+		{"a setting's wrong value", server("22023"), true, "check the settings in the DSN"},
+		{"no TLS, then a wrong password", errors.Join(errors.New("server refused TLS connection"), server("28P01")), true, "check the user and the password"},
+		{"one address refuses, another one is down", errors.Join(server("28000"), refused), false, ""},
+		{"one address refuses, another one is silent", errors.Join(server("28000"), context.DeadlineExceeded), false, ""},
+		{"one address refuses, another one starts", errors.Join(server("28P01"), server(CannotConnectNow)), false, ""},
+		{"start-up", server(CannotConnectNow), false, ""},
+		{"full server", server("53300"), false, ""},
+		{"pooler without a server", server("08P01"), false, ""},
+		{"nobody listens", refused, false, "check host and port, and whether the server runs"},
+		{"no socket", &net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.ENOENT)}, false, "check the folder of the socket, and whether the server runs"},
+		{"unknown name", &net.DNSError{Err: "no such host", IsNotFound: true}, false, "check the host name"},
+		{"name server that fails", &net.DNSError{Err: "server misbehaving", IsTemporary: true}, false, ""},
+		{"time-out", context.DeadlineExceeded, false, ""},
+	} {
+		err := error(&ConnectError{Err: test.err})
+		if got := IsLastingRefusal(fmt.Errorf("wrapped: %w", err)); got != test.lasting {
+			t.Errorf("%s: lasting %t", test.name, got)
+		}
+		if got := Advice(err); got != test.advice {
+			t.Errorf("%s: %q", test.name, got)
+		}
+		if IsLastingRefusal(test.err) {
+			t.Errorf("%s: the error of a statement is no refusal of a login", test.name)
+		}
+	}
+	if Advice(nil) != "" || IsLastingRefusal(nil) || SQLState(nil) != "" || SQLState(server("28P01")) != "28P01" {
+		t.Error("no error tells something")
+	}
+}
+
 func TestCodesHaveTheirMeaning(t *testing.T) {
 	for code, stop := range map[string]bool{"57P01": true, "57P02": true, "57P03": true, "57014": false, "57P05": false, "": false} {
 		if IsServerStop(code) != stop {

@@ -21,10 +21,23 @@ const (
 	CrashShutdown = "57P02"
 	// CannotConnectNow refuses a login because the server starts, stops or recovers: it accepts no sessions.
 	CannotConnectNow = "57P03"
+	// InvalidPassword and InsufficientPrivilege refuse a login. They decide which advice its error gives.
+	InvalidPassword       = "28P01"
+	InsufficientPrivilege = "42501"
 )
 
-// The classes of SQLSTATEs that mean something to us: the first two characters of a code. All of them say that a server
-// is in trouble for now, not that it can never answer a statement.
+// The classes of SQLSTATEs that refuse a login for what the client is or asks for: the first two characters of a code.
+const (
+	// InvalidAuthorization refuses the user, the password, or where the client comes from (pg_hba.conf).
+	InvalidAuthorization = "28"
+	// InvalidCatalogName says that there is no such database.
+	InvalidCatalogName = "3D"
+	// DataException and SyntaxOrAccessRule refuse a setting of the session, and a user that may not connect to the database.
+	DataException      = "22"
+	SyntaxOrAccessRule = "42"
+)
+
+// The classes of SQLSTATEs that say that a server is in trouble for now, not that it can never answer a statement.
 const (
 	// ConnectionException is also what a pooler says that has lost its server, or has none.
 	ConnectionException = "08"
