@@ -28,6 +28,21 @@ func (e *rolledBackError) Unwrap() error   { return e.err }
 func (*rolledBackError) SafeToRetry() bool { return false }
 func (*rolledBackError) outcome() Verdict  { return Refused }
 
+// strayedError is of a function that has ended its transaction by a statement, as COMMIT is one.
+type strayedError struct{ err error }
+
+func (e *strayedError) Error() string {
+	text := "hasql: the function of InTx has ended its transaction itself: nobody knows what was committed"
+	if e.err != nil {
+		text += " (" + e.err.Error() + ")"
+	}
+	return text
+}
+
+func (e *strayedError) Unwrap() error   { return e.err }
+func (*strayedError) SafeToRetry() bool { return false }
+func (*strayedError) outcome() Verdict  { return Unknown }
+
 // NotReplicatedError says that a statement or transaction was committed on a node, but that the wait for its synchronous standby was
 // cancelled: by pg_cancel_backend, or by a time-out of the server's. PostgreSQL calls that a success and adds a warning. It has
 // taken effect, and a failover may lose it. Do not repeat it.

@@ -68,6 +68,9 @@ func (id CommitID) parse() (l lostCommit, err error) {
 	}
 	if l.marker = v.Get("marker"); l.marker != "" {
 		l.mark = &mark{client: v.Get("client"), slot: int32(get("slot", 31)), seq: int64(get("seq", 63))}
+		if l.mark.seq == 0 && err == nil {
+			err = errors.New("hasql: not a CommitID: seq")
+		}
 	}
 	return l, err
 }

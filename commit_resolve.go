@@ -121,7 +121,7 @@ func (c *commits) findOut(ctx context.Context, l *lostCommit) (verdict evidence.
 			return verdict, why
 		case err != nil:
 			why = err.Error()
-			if pgerr.IsStatementRefusal(err) && !isReadOnly(err) {
+			if pgerr.IsStatementRefusal(err) && !inRecovery(err) {
 				return evidence.Unknown, why
 			}
 		}
@@ -136,9 +136,10 @@ func (c *commits) findOut(ctx context.Context, l *lostCommit) (verdict evidence.
 // maxAskPause is the longest pause between two questions after one transaction.
 const maxAskPause = 250 * time.Millisecond
 
-func isReadOnly(err error) bool {
+// inRecovery reports whether a question came to a server that is not the master, of a connection that leads elsewhere by now.
+func inRecovery(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pgErr.Code == pgerr.ReadOnlySQLTransaction
+	return ok && (pgErr.Code == pgerr.ReadOnlySQLTransaction || pgErr.Code == pgerr.ObjectNotInPrerequisiteState)
 }
 
 // ask asks one session on the master.
@@ -161,7 +162,7 @@ func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (v
 	switch {
 	case verdict == evidence.Applied && synchronous && answer.Life.Timeline == l.trace.Life.Timeline:
 		err = confirm(ctx, conn)
-	case verdict == evidence.Unknown && l.verify != nil && answer.Status != evidence.InProgress:
+	case verdict == evidence.Unknown && l.verify != nil && evidence.Over(l.trace, answer, c.config.MultiMaster):
 		return l.verified(ctx, conn)
 	}
 	return verdict, why, err
@@ -205,7 +206,7 @@ func (l *lostCommit) status(ctx context.Context, conn *pgxpool.Conn) (a evidence
 
 // confirm commits something small, and with it waits until everything before has been replicated as it should.
 func confirm(ctx context.Context, conn *pgxpool.Conn) error {
-	nodepool.ExpectReplication(conn.Conn())
+	nodepool.ExpectCommit(conn.Conn())
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return err
@@ -237,9 +238,9 @@ func (c *commits) askMark(ctx context.Context, conn *pgxpool.Conn, l *lostCommit
 			return evidence.Unknown, "another node is the master on the same timeline", nil
 		}
 	}
-	nodepool.ExpectReplication(conn.Conn())
+	nodepool.ExpectCommit(conn.Conn())
 	var seq int64
-	if err := conn.QueryRow(ctx, askMark(l.marker), l.mark.client, l.mark.slot).Scan(&seq); err != nil {
+	if err := conn.QueryRow(ctx, askMark(l.marker), l.mark.client, l.mark.slot, l.mark.seq).Scan(&seq); err != nil {
 		return evidence.Unknown, "", err
 	}
 	applied, err := l.mark.judge(seq)

@@ -62,6 +62,7 @@ func (t *transaction) locate() {
 		t.pooled = was.Report.Pooler
 		return
 	}
+	t.pooled = true
 	config := t.conn.Conn().Config()
 	trace.Node = fmt.Sprintf("%s:%d", config.Host, config.Port)
 }

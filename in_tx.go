@@ -26,19 +26,22 @@ const defaultMaxAttempts = 10
 //	})
 //
 // f runs again, in a new transaction, after what did not take effect for no fault of its own: a serialization failure (40001), a
-// deadlock (40P01), the end of the connection before COMMIT was sent, a master that has become read-only (25006). So what f does
-// beside the transaction may happen several times; [Attempt] tells which time it is. Between two attempts InTx waits, longer and
-// longer, 500 ms at most. It never begins another attempt once ctx has ended.
+// deadlock (40P01), the end of the connection before COMMIT was sent, a master that has become read-only (25006). It does not run
+// again if the server ended its session because it took too long (25P03, 25P04). So what f does beside the transaction may happen
+// several times; [Attempt] tells which time it is. Between two attempts InTx waits, longer and longer, 500 ms at most. It never
+// begins another attempt once ctx has ended.
 //
 // If COMMIT was sent and its answer did not come, InTx finds out what became of the transaction, from whoever is the master by
 // then. For that each transaction asks for its id in the message that begins it. InTx waits for a master as an acquire does, and
 // goes on for up to a second after the end of ctx. What was not applied runs again. What cannot be told is a
 // [*CommitUnknownError], whose ID can be stored and resolved later. See docs/commits.md for what can be told, and when.
 //
-// Any error but a *CommitUnknownError and a [*NotReplicatedError] means that nothing was applied: [Outcome] tells it. f's own
-// error may be wrapped: compare with errors.Is. f must use tx, not its methods Commit and Rollback, and nothing of tx after its
-// return; tx.Begin makes a savepoint. A panic of f rolls back and goes on. In REPEATABLE READ and SERIALIZABLE name the level in
-// options, and not by SET TRANSACTION, which must come before what tells the outcome.
+// Any error but that and a [*NotReplicatedError] means that nothing was applied: [Outcome] tells it. f's own error may be wrapped:
+// compare with errors.Is. f must use tx, and nothing of tx after its return; tx.Begin makes a savepoint. A panic of f rolls back and
+// goes on. f must not end its transaction: not by the methods Commit and Rollback, and not by a statement (COMMIT, ROLLBACK, PREPARE
+// TRANSACTION). After such a statement nobody knows what was committed, and the error's Outcome is Unknown; COMMIT AND CHAIN goes
+// unseen. In REPEATABLE READ and SERIALIZABLE name the level in options, and not by SET TRANSACTION, which must come before what
+// tells the outcome.
 func (r *Route) InTx(ctx context.Context, options TxOptions, f func(ctx context.Context, tx pgx.Tx) error) error {
 	limit := options.MaxAttempts
 	if limit == 0 {
@@ -102,7 +105,9 @@ func (t *transaction) run(ctx context.Context, f func(context.Context, pgx.Tx) e
 		t.failed = true
 		return t.undone(err)
 	}
-	if err := t.call(ctx, f); err != nil {
+	if err := t.call(ctx, f); t.strayed {
+		return false, err
+	} else if err != nil {
 		return t.undone(err)
 	}
 	return t.commit(ctx)
@@ -113,7 +118,7 @@ func (t *transaction) run(ctx context.Context, f func(context.Context, pgx.Tx) e
 func (r *Route) wayOf(o *TxOptions) way {
 	late := o.IsoLevel == pgx.RepeatableRead || o.IsoLevel == pgx.Serializable || o.IsoLevel == "" && r.cluster.tracing.lateByDefault.Load()
 	switch {
-	case o.AccessMode == pgx.ReadOnly || o.CommitQuery != "":
+	case o.readOnly() || o.CommitQuery != "":
 		return untraced
 	case o.Marker != "" && late:
 		return markedLate
@@ -142,6 +147,8 @@ func (t *transaction) begin(ctx context.Context) (err error) {
 	default:
 		t.inner, err = t.conn.BeginTx(ctx, t.options.TxOptions)
 	}
+	// A transaction that began during recovery can't write, even if that ends. The server tells of its end with each answer.
+	t.lost.nothing = !t.pooled && t.conn.Conn().PgConn().ParameterStatus("in_hot_standby") == "on"
 	return err
 }
 
@@ -170,8 +177,11 @@ func (t *transaction) call(ctx context.Context, f func(context.Context, pgx.Tx) 
 	}()
 	err = f(ctx, tx)
 	returned = true
-	if err == nil && tx.over {
+	switch {
+	case err == nil && tx.over:
 		err = pgx.ErrTxClosed
+	case !tx.over && t.over():
+		t.strayed, err = true, &strayedError{err}
 	}
 	return err
 }
@@ -203,7 +213,7 @@ func (t *transaction) repeats(err error) bool {
 	case !ok || !t.failed:
 		return false
 	case pgErr.Code == pgerr.ReadOnlySQLTransaction:
-		return t.options.AccessMode != pgx.ReadOnly
+		return !t.options.readOnly() && t.route.criteria.target != TargetReplica
 	}
 	return repeatsAfter(pgErr.Code)
 }
@@ -220,10 +230,10 @@ func repeatsAfter(code string) bool {
 // commit sends COMMIT, and finds out what became of it if the answer does not come.
 func (t *transaction) commit(ctx context.Context) (again bool, err error) {
 	written, known := nodepool.Written(t.conn.Conn())
-	nodepool.ExpectReplication(t.conn.Conn())
+	nodepool.ExpectCommit(t.conn.Conn())
 	err = t.sendCommit(ctx)
 	switch {
-	case err == nil, nodepool.Committed(t.conn.Conn()) && nodepool.IsEnd(err):
+	case err == nil, nodepool.Committed(t.conn.Conn()):
 		return false, replicated(t.conn)
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return false, err
@@ -235,7 +245,7 @@ func (t *transaction) commit(ctx context.Context) (again bool, err error) {
 		t.rollBack(ctx)
 		return t.undone(err)
 	case t.preceded(err), known && t.unsent(written):
-		return t.ended(err), &NotAppliedError{Err: err}
+		return t.ended(err) && !tookTooLong(err), &NotAppliedError{Err: err}
 	}
 	return t.findOut(ctx, err)
 }
@@ -253,10 +263,10 @@ func (t *transaction) sendCommit(ctx context.Context) error {
 	return t.inner.Commit(ctx)
 }
 
-// preceded reports whether the server ended the session before it came to COMMIT: it sends what tells the outcome before that, and has
-// said its last word instead. A pooler may say such a word in its own name.
+// preceded reports whether the server ended the session before it came to COMMIT: it was idle for too long, or has sent its last word
+// instead of what tells the outcome, which comes before that. A pooler may say such a word in its own name.
 func (t *transaction) preceded(err error) bool {
-	return t.asked && !t.told && !t.pooled && pgerr.IsFatal(err, pgerr.AdminShutdown)
+	return !t.pooled && (pgerr.IsFatal(err, pgerr.IdleInTransactionTimeout) || t.asked && !t.told && pgerr.IsFatal(err, pgerr.AdminShutdown))
 }
 
 // unsent reports whether nothing was written since so much was.
@@ -275,8 +285,8 @@ func (t *transaction) answered(err error) bool {
 func (t *transaction) findOut(ctx context.Context, err error) (again bool, _ error) {
 	t.conn.Release()
 	t.conn = nil
-	if t.options.AccessMode == pgx.ReadOnly || t.lost.nothing {
-		return true, &NotAppliedError{Err: err}
+	if t.options.readOnly() || t.lost.nothing {
+		return !tookTooLong(err), &NotAppliedError{Err: err}
 	}
 	resolving, cancel := t.commits.resolving(ctx)
 	defer cancel()
@@ -286,9 +296,14 @@ func (t *transaction) findOut(ctx context.Context, err error) (again bool, _ err
 	case evidence.Applied:
 		return false, nil
 	case evidence.NotApplied:
-		return true, &NotAppliedError{Err: err}
+		return !tookTooLong(err), &NotAppliedError{Err: err}
 	}
 	return false, &CommitUnknownError{ID: t.lost.id(), Node: t.lost.trace.Node, Reason: why, Err: err, commits: t.commits, lost: t.lost}
+}
+
+// tookTooLong reports whether the server ended the session because its transaction took too long, as it most likely does again.
+func tookTooLong(err error) bool {
+	return pgerr.IsFatal(err, pgerr.IdleInTransactionTimeout, pgerr.TransactionTimeout)
 }
 
 // ownedTx is the transaction as the function of InTx has it: InTx ends it.

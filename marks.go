@@ -26,18 +26,22 @@ func CommitMarkerSQL(table string) string {
 
 func markTable(table string) pgx.Identifier { return strings.Split(table, ".") }
 
-// setMark leaves the mark, and tells the session that did.
+// setMark leaves the mark, and tells the session that did. The number in a place only grows: a transaction that was asked for
+// already fails here, and so does one whose mark somebody's trigger or rule keeps away.
 func setMark(table string) string {
-	return `insert into ` + markTable(table).Sanitize() + ` (client, slot, seq) values ($1::uuid, $2::int, $3::int8)
- on conflict (client, slot) do update set seq = excluded.seq, at = excluded.at
- returning pg_current_xact_id()::text::int8, pg_backend_pid()::int8, (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8`
+	return `with mark as (
+ insert into ` + markTable(table).Sanitize() + ` as c (client, slot, seq) values ($1::uuid, $2::int, $3::int8)
+ on conflict (client, slot) do update set seq = excluded.seq, at = excluded.at where abs(c.seq) < excluded.seq returning 1)
+ select case count(*) when 1 then pg_current_xact_id()::text::int8 else ('marks that could be written for this transaction: ' || count(*))::int8 end,
+ pg_backend_pid()::int8, (extract(epoch from pg_postmaster_start_time()) * 1000000)::int8 from mark`
 }
 
 // askMark reads the mark. It waits for a transaction that has it and has not ended, also for the first one of a place, which others
-// cannot see; and one that made it with COMMIT cannot make it any more, as it has changed behind its snapshot.
+// cannot see. If there is no mark it leaves its number with a minus, so that COMMIT with a mark before it comes in vain if it is
+// still on its way.
 func askMark(table string) string {
-	return `insert into ` + markTable(table).Sanitize() + ` as c (client, slot, seq) values ($1::uuid, $2::int, 0)
- on conflict (client, slot) do update set at = excluded.at returning c.seq`
+	return `insert into ` + markTable(table).Sanitize() + ` as c (client, slot, seq) values ($1::uuid, $2::int, -$3::int8)
+ on conflict (client, slot) do update set at = excluded.at, seq = case when abs(c.seq) < $3::int8 then -$3::int8 else c.seq end returning c.seq`
 }
 
 // mark is a place in the table of marks, and the number of the transaction that has it.
@@ -55,7 +59,7 @@ func (m *mark) judge(found int64) (applied bool, err error) {
 	switch {
 	case found == m.seq:
 		return true, nil
-	case found < m.seq:
+	case found == -m.seq:
 		return false, nil
 	}
 	return false, fmt.Errorf("%w (%d, not %d)", errMarkTaken, found, m.seq)

@@ -42,7 +42,7 @@ func (v Verdict) String() string {
 //	ERROR 40001 (serialization), 40P01 (deadlock)              NotApplied
 //	any other ERROR of the server's, but of class 08 and 40003 Refused
 //	pgx.ErrTxCommitRollback, an error of InTx's function       Refused
-//	*CommitUnknownError                                        Unknown
+//	*CommitUnknownError; a function of InTx that committed     Unknown
 //	the end of a connection, also by FATAL; of a context       Unknown
 //	everything else                                            Unknown
 //
@@ -54,10 +54,12 @@ func Outcome(err error) Verdict {
 	switch {
 	case err == nil:
 		return Applied
-	case pgconn.SafeToRetry(err), pgerr.Is[*pgconn.ConnectError](err):
+	case pgconn.SafeToRetry(err):
 		return NotApplied
 	case errors.As(err, &told):
 		return told.outcome()
+	case pgerr.Is[*pgconn.ConnectError](err):
+		return NotApplied
 	case pgerr.Is[*nodepool.EndError](err): // before what it may be the consequence of
 		return Unknown
 	case errors.Is(err, ErrClosed):

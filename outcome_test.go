@@ -217,6 +217,8 @@ func TestOutcomeOfErrors(t *testing.T) {
 		"the context ended":                   {context.DeadlineExceeded, Unknown},
 		"a second commit":                     {pgx.ErrTxClosed, Unknown},
 		"the user's own":                      {errors.New("sold out"), Unknown},
+		"of InTx's function, that dialled":    {&rolledBackError{&pgconn.ConnectError{Config: new(pgconn.Config)}}, Refused},
+		"unknown, and then it dialled":        {&strayedError{&pgconn.ConnectError{Config: new(pgconn.Config)}}, Unknown},
 	} {
 		if got := Outcome(test.err); got != test.want {
 			t.Errorf("%s: %v, not %v: %v", name, got, test.want, test.err)
@@ -273,7 +275,7 @@ func TestCommitIDIsText(t *testing.T) {
 	if err != nil || got.trace != lost.trace || *got.mark != *lost.mark || got.marker != lost.marker {
 		t.Errorf("%s became %+v: %v", lost.id(), got, err)
 	}
-	for _, id := range []CommitID{"", "v=1", "v=2&node=pg1", "node=pg1", "v=1&node=pg1&xid=x", "%"} {
+	for _, id := range []CommitID{"", "v=1", "v=2&node=pg1", "node=pg1", "v=1&node=pg1&xid=x", "v=1&node=pg1&marker=m&slot=1", "%"} {
 		if _, err := id.parse(); err == nil {
 			t.Errorf("%q was read", id)
 		}

@@ -36,7 +36,7 @@ func (r *Route) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comma
 	for {
 		tag, from, err := r.exec(ctx, sql, args)
 		switch {
-		case err == nil, confirmed(sql, args, tag, err):
+		case err == nil:
 			return tag, nil
 		case tag != (pgconn.CommandTag{}) || !repeatable(sql, args) || !r.provesShutdown(ctx, from, err):
 			return tag, err
@@ -51,8 +51,10 @@ func (r *Route) exec(ctx context.Context, sql string, args []any) (tag pgconn.Co
 	}
 	defer conn.Release()
 	lent := r.cluster.snapshot()
-	nodepool.ExpectReplication(conn.Conn())
-	if tag, err = conn.Exec(ctx, sql, args...); err != nil {
+	nodepool.ExpectCommit(conn.Conn())
+	tag, err = conn.Exec(ctx, sql, args...)
+	simply := len(args) == 0 || sentSimply(conn, args) // pgx prepares nothing without arguments
+	if err != nil && !confirmed(sql, args, simply, tag, err) {
 		return tag, r.originOf(conn, lent), err
 	}
 	return tag, nil, replicated(conn)
@@ -85,7 +87,7 @@ func (r *Route) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if err != nil {
 		return pgx.FailedBatchResults(b, err)
 	}
-	nodepool.ExpectReplication(conn.Conn())
+	nodepool.ExpectCommit(conn.Conn())
 	results := conn.SendBatch(ctx, b)
 	if inner := results.Tx(); inner != nil {
 		return &batchResults{BatchResults: results, tx: newTx(inner, conn)}
@@ -100,7 +102,7 @@ func (r *Route) CopyFrom(ctx context.Context, table pgx.Identifier, columns []st
 		return 0, err
 	}
 	defer conn.Release()
-	nodepool.ExpectReplication(conn.Conn())
+	nodepool.ExpectCommit(conn.Conn())
 	n, err := conn.CopyFrom(ctx, table, columns, source)
 	if err == nil {
 		err = replicated(conn)

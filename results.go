@@ -35,6 +35,7 @@ type routedRows struct {
 	from origin        // of rows that ended with an error
 	// unreplicated is a NotReplicatedError of rows that ended otherwise well.
 	unreplicated error
+	simply       bool // whether the query was sent in the simple protocol
 	final        bool // not to be asked for again: the caller has seen a row, or has closed them
 }
 
@@ -46,10 +47,10 @@ func (r *routedRows) open() error {
 			return err
 		}
 		r.lent = r.route.cluster.snapshot()
-		nodepool.ExpectReplication(conn.Conn())
+		nodepool.ExpectCommit(conn.Conn())
 		rs, err := conn.Query(r.ctx, r.sql, r.args...)
 		if err == nil {
-			r.Rows, r.conn, r.final = rs, conn, false
+			r.Rows, r.conn, r.simply, r.final = rs, conn, sentSimply(conn, r.args), false
 			return nil
 		}
 		from := r.route.originOf(conn, r.lent)
@@ -82,7 +83,7 @@ func (r *routedRows) end() {
 
 // Err is nil if the server confirmed the statement before the connection ended.
 func (r *routedRows) Err() error {
-	if err := r.Rows.Err(); err != nil && !confirmed(r.sql, r.args, r.CommandTag(), err) {
+	if err := r.Rows.Err(); err != nil && !confirmed(r.sql, r.args, r.simply, r.CommandTag(), err) {
 		return err
 	}
 	return r.unreplicated

@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -65,12 +66,24 @@ func (r *Route) provesShutdown(ctx context.Context, was origin, err error) bool 
 	return proven
 }
 
-// confirmed reports whether a statement has taken effect although its connection ended with err: the server had sent its
-// tag. In the simple protocol the tag of a single statement comes after its commit, and a server that logs the duration
-// of statements may obey an order to stop between the two. In the extended protocol a tag comes before the commit; pgx
-// drops it when the connection ends.
-func confirmed(sql string, args []any, tag pgconn.CommandTag, err error) bool {
-	return tag != (pgconn.CommandTag{}) && nodepool.IsEnd(err) && !rewritten(args) && isSingle(afterComments(sql))
+// confirmed reports whether a statement has taken effect although it ended with err: the server had sent its tag. In the simple
+// protocol the tag of a single statement comes after its commit, and a server that logs the duration of statements may obey an
+// order to stop, or to cancel the statement, behind the two. In the extended protocol a tag comes before the commit; pgx drops
+// it when the connection ends.
+func confirmed(sql string, args []any, simply bool, tag pgconn.CommandTag, err error) bool {
+	pgErr, _ := errors.AsType[*pgconn.PgError](err)
+	cancelled := simply && pgErr != nil && pgErr.Code == pgerr.QueryCanceled
+	return tag != (pgconn.CommandTag{}) && (nodepool.IsEnd(err) || cancelled) && !rewritten(args) && isSingle(afterComments(sql))
+}
+
+// sentSimply reports whether pgx sends a query with these arguments in the simple protocol.
+func sentSimply(conn *pgxpool.Conn, args []any) bool {
+	for _, arg := range args {
+		if mode, ok := arg.(pgx.QueryExecMode); ok {
+			return mode == pgx.QueryExecModeSimpleProtocol
+		}
+	}
+	return simple(conn)
 }
 
 // repeatable reports whether a statement can be undone as a whole: it is a single one, and of a kind that cannot commit

@@ -66,7 +66,7 @@ func TestOnlyWhatCanBeUndoneIsRepeatable(t *testing.T) {
 			t.Errorf("%q: %v", sql, got)
 		}
 		end, tag := nodepool.NewEndError("pg1", io.EOF), pgconn.NewCommandTag("INSERT 0 1")
-		if several := strings.Contains(sql, "; commit") || strings.Contains(sql, " b values"); several && confirmed(sql, nil, tag, end) {
+		if several := strings.Contains(sql, "; commit") || strings.Contains(sql, " b values"); several && confirmed(sql, nil, true, tag, end) {
 			t.Errorf("%q: the tag may be the first one's", sql)
 		}
 	}

@@ -46,7 +46,7 @@ var mutations = []mutation{
 	},
 	{
 		"a commit that failed counts as done", "lost", "tx.go",
-		"nodepool.Committed(t.conn.Conn()) {",
+		"err == nil || nodepool.Committed(t.conn.Conn()) {",
 		"nodepool.Of(t.conn.Conn()) != nil {",
 	},
 	{

@@ -19,13 +19,15 @@ type TxOptions struct {
 	// the context.
 	MaxAttempts int
 
-	// Marker is the name of a table as [CommitMarkerSQL] makes it, which the role may read and write. Each transaction then leaves
+	// Marker is the name of a table as [CommitMarkerSQL] makes it, which the role may read and write; with its schema, if
+	// search_path is not the same in all sessions and transactions. Each transaction then leaves
 	// a mark there, so that its outcome can be told exactly after any failover, also behind a pooler and on products that lack
 	// the functions of PostgreSQL that tell it otherwise. It costs one more update of one row. The default is none.
 	Marker string
 
 	// Verify is asked whether a transaction was applied where nothing else can tell, over a connection to the master of now. It is
-	// called only once the transaction can't be applied any more if it was not before. It must not keep the connection.
+	// called only once the transaction can't be applied any more if it was not before: so it is not asked where not even the id of
+	// the transaction is known (NoTrace), nor about another master of several. It must not keep the connection.
 	Verify func(ctx context.Context, conn *pgxpool.Conn) (applied bool, err error)
 
 	// MayOnlyRead is for a transaction that often writes nothing, though AccessMode does not say so: it then costs no transaction
@@ -36,6 +38,9 @@ type TxOptions struct {
 	// for all transactions.
 	NoTrace bool
 }
+
+// readOnly reports whether the transaction can't write. A BeginQuery overrides what AccessMode says.
+func (o *TxOptions) readOnly() bool { return o.AccessMode == pgx.ReadOnly && o.BeginQuery == "" }
 
 // way is how a transaction learns what tells its outcome.
 type way uint8
@@ -57,10 +62,11 @@ type transaction struct {
 	conn    *pgxpool.Conn // nil once it is released
 	inner   pgx.Tx
 	failed  bool       // whether the server has refused a statement of it, or the connection has ended
+	strayed bool       // whether the function has ended it
 	settled bool       // whether its session has ended for sure
 	asked   bool       // whether what tells the outcome was sent with COMMIT
 	told    bool       // whether that was answered
-	pooled  bool       // whether there is a pooler before the server
+	pooled  bool       // whether there is a pooler before the server, or that is unknown
 	lost    lostCommit // what is known for the case that the answer to COMMIT does not come
 }
 
@@ -102,8 +108,9 @@ func (t *transaction) beginWith(ctx context.Context, ask func(*pgx.Batch)) error
 // pipeline sends a statement of one row and COMMIT in one message. The row is told before COMMIT is answered.
 func (t *transaction) pipeline(ctx context.Context, sql string, args [][]byte, told func([][]byte) error) (err error) {
 	p := t.conn.Conn().PgConn().StartPipeline(ctx)
+	committed := false
 	defer func() {
-		if closed := p.Close(); err == nil {
+		if closed := p.Close(); err == nil && !committed {
 			err = closed
 		}
 		switch pg := t.conn.Conn().PgConn(); {
@@ -137,6 +144,7 @@ func (t *transaction) pipeline(ctx context.Context, sql string, args [][]byte, t
 	if result.CommandTag.String() == "ROLLBACK" {
 		return pgx.ErrTxCommitRollback
 	}
+	committed = true // whatever comes behind
 	return nil
 }
 

@@ -2,6 +2,7 @@ package hasql
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -57,7 +58,7 @@ type tx struct {
 }
 
 func newTx(inner pgx.Tx, conn *pgxpool.Conn) *tx {
-	nodepool.ExpectReplication(conn.Conn())
+	nodepool.ExpectCommit(conn.Conn())
 	return &tx{inner, conn}
 }
 
@@ -67,17 +68,15 @@ func (t *tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []strin
 	return n, nodepool.OfEnd(err)
 }
 
-// Commit succeeds also if the server confirmed it and then ended the session, of which pgx tells only the end.
+// Commit succeeds also if the server confirmed it and then sent an error, of which alone pgx tells.
 func (t *tx) Commit(ctx context.Context) error {
 	defer t.conn.Release()
 	err := t.Tx.Commit(ctx)
-	if err == nil {
-		return replicated(t.conn)
+	if errors.Is(err, pgx.ErrTxClosed) { // a second call: the connection is another one's
+		return err
 	}
-	if nodepool.IsEnd(err) { // else it may be a second call, and the connection another one's
-		if nodepool.Committed(t.conn.Conn()) {
-			return nil
-		}
+	if err == nil || nodepool.Committed(t.conn.Conn()) {
+		return replicated(t.conn)
 	}
 	return err
 }

@@ -22,6 +22,18 @@ func Judge(t Trace, a Answer, h *History, several bool) (v Verdict, why string) 
 	return laterLife(t, a, h)
 }
 
+// Over reports whether the transaction can't be applied any more, if it was not before, in the history of the server that answers. Of
+// a server of which Judge knows nothing better than Unknown.
+func Over(t Trace, a Answer, several bool) bool {
+	switch {
+	case t.XID == 0 || t.Life.Timeline == 0 || a.Life.Timeline == 0, t.SystemID != 0 && a.SystemID != 0 && t.SystemID != a.SystemID:
+		return false
+	case a.Life == t.Life:
+		return a.Status != InProgress
+	}
+	return !several && (a.Life.Timeline > t.Life.Timeline || a.Life.Timeline == t.Life.Timeline && a.Node == t.Node)
+}
+
 func sameLife(s Status) (Verdict, string) {
 	switch s {
 	case InProgress:

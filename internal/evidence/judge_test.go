@@ -328,3 +328,31 @@ func TestVerdictsAreTrue(t *testing.T) {
 	}
 	t.Logf("%d verdicts", told)
 }
+
+// What a service asks by itself is true only where the transaction can't be applied any more.
+func TestTransactionIsOver(t *testing.T) {
+	life := Life{Timeline: 2, Recovered: 100, Started: 1}
+	trace := Trace{Node: "pg0", SystemID: 7, Life: life, XID: 10}
+	for name, test := range map[string]struct {
+		trace   Trace
+		answer  Answer
+		several bool
+		over    bool
+	}{
+		"forgotten":                   {trace, Answer{Node: "pg0", Life: life}, false, true},
+		"forgotten by one of several": {trace, Answer{Node: "pg0", Life: life}, true, true},
+		"running":                     {trace, Answer{Node: "pg0", Life: life, Status: InProgress}, false, false},
+		"a restart":                   {trace, Answer{Node: "pg0", Life: Life{2, 200, 2}}, false, true},
+		"a promotion":                 {trace, Answer{Node: "pg1", Life: Life{3, 200, 2}, Status: Committed}, false, true},
+		"another master of several":   {trace, Answer{Node: "pg1", Life: Life{3, 200, 2}}, true, false},
+		"an older timeline":           {trace, Answer{Node: "pg1", Life: Life{1, 200, 2}}, false, false},
+		"promoted beside it":          {trace, Answer{Node: "pg1", Life: Life{2, 200, 2}}, false, false},
+		"another cluster":             {trace, Answer{Node: "pg1", SystemID: 8, Life: Life{3, 200, 2}}, false, false},
+		"no timeline":                 {trace, Answer{Node: "pg1"}, false, false},
+		"no id":                       {Trace{Node: "pg0", Life: life}, Answer{Node: "pg1", Life: Life{3, 200, 2}}, false, false},
+	} {
+		if got := Over(test.trace, test.answer, test.several); got != test.over {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

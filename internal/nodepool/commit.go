@@ -2,14 +2,14 @@ package nodepool
 
 import "github.com/jackc/pgx/v5"
 
-// ExpectReplication forgets what the server said of earlier commits on a connection.
-func ExpectReplication(c *pgx.Conn) {
+// ExpectCommit forgets what the server said of earlier commits on a connection.
+func ExpectCommit(c *pgx.Conn) {
 	if s := socketOf(c); s != nil {
-		s.unreplicated = false
+		s.unreplicated, s.committed = false, false
 	}
 }
 
-// Unreplicated reports whether the server gave up to wait for a synchronous standby since ExpectReplication, and its node.
+// Unreplicated reports whether the server gave up to wait for a synchronous standby since ExpectCommit, and its node.
 func Unreplicated(c *pgx.Conn) (node string, gaveUp bool) {
 	if s := socketOf(c); s != nil && s.unreplicated {
 		return s.pool.name, true
@@ -17,7 +17,14 @@ func Unreplicated(c *pgx.Conn) (node string, gaveUp bool) {
 	return "", false
 }
 
-// Written counts what was written to a connection so far. It is false if somebody else's wrapper hides that.
+// Committed reports whether the server has confirmed a COMMIT since ExpectCommit, and then sent an error, of which alone pgx tells.
+func Committed(c *pgx.Conn) bool {
+	s := socketOf(c)
+	return s != nil && s.committed
+}
+
+// Written counts what was written to a connection so far, but for the farewell of a client that gives it up. It is false if somebody
+// else's wrapper hides that.
 func Written(c *pgx.Conn) (times uint64, known bool) {
 	if s := socketOf(c); s != nil {
 		return s.written.Load(), true

@@ -23,7 +23,7 @@ type Socket struct {
 	counted  atomic.Bool // whether the pool counts the connection
 	owned    atomic.Bool // whether the user made it, with the configuration of a pooled connection
 	over     bool        // whether nothing can be read any more; guarded by pool.mu
-	// committed is whether the server has confirmed a COMMIT and then ended the session instead of the answer.
+	// committed is whether the server has confirmed a COMMIT and then sent an error.
 	committed bool
 	// unreplicated is whether the server has told that it gave up to wait for a synchronous standby behind a commit.
 	unreplicated bool
@@ -56,7 +56,6 @@ func (s *Socket) Read(b []byte) (int, error) {
 
 func (s *Socket) Write(b []byte) (int, error) {
 	s.pool.traffic.sent(s)
-	s.written.Add(1)
 	n, err := s.Conn.Write(b)
 	if err != nil {
 		if err = s.told(err); s.lost(err) {
@@ -161,6 +160,9 @@ func (a *answers) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// farewell is what a client sends that gives a connection up (Terminate).
+var farewell = []byte{'X', 0, 0, 0, 4}
+
 // questions is what pgx writes its messages to. pgx takes a write of which nothing went out for safe to retry, but it may be
 // the last one of many: of a COPY, whose source has been read meanwhile. When a write of data fails pgx closes the connection,
 // writes once more, and returns the error of that.
@@ -172,6 +174,9 @@ type questions struct {
 
 func (q *questions) Write(b []byte) (int, error) {
 	q.socket.stir()
+	if !bytes.Equal(b, farewell) {
+		q.socket.written.Add(1)
+	}
 	more := q.failed || q.socket.awaiting.Load()
 	n, err := q.Writer.Write(b)
 	if err != nil && more {
@@ -189,13 +194,6 @@ func Of(c *pgx.Conn) *Pool {
 		return s.pool
 	}
 	return nil
-}
-
-// Committed reports whether the server has confirmed a COMMIT on a connection and then ended the session instead of the
-// answer, of which pgx tells only the end.
-func Committed(c *pgx.Conn) bool {
-	s := socketOf(c)
-	return s != nil && s.committed
 }
 
 // socketOf returns the socket of a pooled connection.

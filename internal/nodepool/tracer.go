@@ -104,9 +104,10 @@ func (t *Attempt) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEndDat
 	}
 }
 
-// TraceQueryEnd notes a commit that the server has confirmed before it ended the session: pgx's Commit drops the tag.
+// TraceQueryEnd notes a commit that the server has confirmed before it sent an error: pgx's Commit drops the tag. A server that logs
+// the duration of statements looks behind the commit for an order to end the session, or to cancel the statement.
 func (*Attempt) TraceQueryEnd(_ context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
-	if data.Err == nil || data.CommandTag.String() != "COMMIT" || !IsEnd(data.Err) {
+	if data.Err == nil || data.CommandTag.String() != "COMMIT" {
 		return
 	}
 	if s := socketOf(conn); s != nil {

@@ -8,11 +8,19 @@ import "strings"
 const (
 	// ReadOnlySQLTransaction refuses a write. If the node is taken for the master, the monitor asks it again.
 	ReadOnlySQLTransaction = "25006"
+	// ObjectNotInPrerequisiteState is what a server in recovery says when it is asked for the position at which it writes.
+	ObjectNotInPrerequisiteState = "55000"
+	// IdleInTransactionTimeout and TransactionTimeout end the session of a transaction that took too long.
+	IdleInTransactionTimeout = "25P03"
+	TransactionTimeout       = "25P04"
 	// SerializationFailure and DeadlockDetected undo a transaction for the sake of another one. It may run again as a whole.
 	SerializationFailure = "40001"
 	DeadlockDetected     = "40P01"
 	// StatementCompletionUnknown says that nobody knows what became of a statement.
 	StatementCompletionUnknown = "40003"
+	// QueryCanceled ends a statement: a time-out, pg_cancel_backend, or a client that cancels. It undoes the statement, unless its tag
+	// came before, in the simple protocol.
+	QueryCanceled = "57014"
 	// AdminShutdown ends a session: the server is being shut down, or somebody has called pg_terminate_backend. What the
 	// session was doing is undone, so a statement may run again once the node is proven to leave.
 	AdminShutdown = "57P01"

@@ -1,0 +1,238 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pghasql/hasql"
+	"github.com/pghasql/hasql/internal/pgcluster"
+)
+
+// A server that logs the duration of statements looks for an order to cancel behind the commit: it sends COMMIT, then an error.
+func TestCommitThatWasCancelledTooLateIsApplied(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Parameters: map[string]string{
+		"log_min_duration_statement": "0",
+		// A commit takes 100 ms, during which a session does not stop.
+		"fsync": "on", "commit_delay": "100000", "commit_siblings": "0",
+	}})
+	n := cluster.Nodes()[0]
+	shop(t, n)
+	watch := connect(t, n)
+	id, done := 0, 0
+	cancelled := func(name string, order func(id int) error) {
+		t.Helper()
+		id++
+		result := make(chan error, 1)
+		go func() { result <- order(id) }()
+		for !scan[bool](t, watch, `select coalesce(bool_or(pg_cancel_backend(pid)), false) from pg_stat_activity
+			where state = 'active' and query ~ '^(commit|insert into orders)' and clock_timestamp() - query_start > '20 ms'`) {
+			must(t, ctx.Err())
+		}
+		err := <-result
+		got := len(attemptsOf(t, n, id))
+		done += got
+		if (got == 1) != (hasql.Outcome(err) == hasql.Applied) || got > 1 {
+			t.Errorf("%s: done %d times, and told %v: %v", name, got, hasql.Outcome(err), err)
+		}
+	}
+	for _, simple := range []bool{false, true} {
+		m := openReady(t, cluster, simpleProtocol(simple))
+		for name, way := range waysToCommit {
+			if way.simple == simple {
+				cancelled("InTx, "+name, func(id int) error { return orderInTx(ctx, m, id, way.options) })
+			}
+		}
+		name := func(what string) string { return fmt.Sprintf("%s, simple protocol %v", what, simple) }
+		cancelled(name("BeginFunc"), func(id int) error {
+			return pgx.BeginFunc(ctx, m.Master(), func(tx pgx.Tx) error {
+				_, err := tx.Exec(ctx, "insert into orders values ($1, 1)", id)
+				return err
+			})
+		})
+		cancelled(name("Exec"), func(id int) error {
+			_, err := m.Master().Exec(ctx, "insert into orders values ($1, 1)", id)
+			return err
+		})
+		cancelled(name("Exec without arguments"), func(id int) error {
+			_, err := m.Master().Exec(ctx, fmt.Sprintf("insert into orders values (%d, 1)", id))
+			return err
+		})
+		cancelled(name("QueryRow"), func(id int) error {
+			return m.Master().QueryRow(ctx, "insert into orders values ($1, 1) returning id", id).Scan(&id)
+		})
+	}
+	if done == 0 {
+		t.Error("no commit was cancelled too late")
+	}
+}
+
+// What a function commits by a statement is out of sight.
+func TestFunctionThatEndsItsTransactionByItself(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Parameters: map[string]string{"max_prepared_transactions": "2"}})
+	n := cluster.Nodes()[0]
+	shop(t, n)
+	m := openReady(t, cluster, func(c *hasql.Config) {
+		for _, n := range c.Nodes {
+			n.Pool.MaxConns = 1
+		}
+	})
+	errSoldOut := errors.New("sold out")
+	for name, way := range waysToCommit {
+		if way.simple {
+			continue
+		}
+		for _, end := range []string{"commit", "prepare transaction 'x'", "rollback"} {
+			for _, returned := range []error{nil, errSoldOut} {
+				calls := 0
+				err := m.InTx(ctx, way.options, func(ctx context.Context, tx pgx.Tx) error {
+					calls++
+					if _, err := tx.Exec(ctx, "insert into orders values (1, 1)"); err != nil {
+						return err
+					}
+					if _, err := tx.Exec(ctx, end); err != nil {
+						return err
+					}
+					return returned
+				})
+				if hasql.Outcome(err) != hasql.Unknown || pgconn.SafeToRetry(err) || calls != 1 || !errors.Is(err, returned) && returned != nil {
+					t.Errorf("%s, %s, then %v: %d calls, %v: %v", name, end, returned, calls, hasql.Outcome(err), err)
+				}
+				if strings.HasPrefix(end, "prepare") {
+					execute(t, n, "rollback prepared 'x'")
+				}
+			}
+		}
+	}
+	m.idle()
+}
+
+// untracedToo are the ways to commit, and the one of a service that wants no trace.
+func untracedToo() map[string]hasql.TxOptions {
+	all := map[string]hasql.TxOptions{"no trace": {NoTrace: true}}
+	for name, way := range waysToCommit {
+		if !way.simple {
+			all[name] = way.options
+		}
+	}
+	return all
+}
+
+// What never came to its COMMIT is not unknown, however little was asked for.
+func TestCommitThatWasNotSentIsNotApplied(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{})
+	n := cluster.Nodes()[0]
+	shop(t, n)
+	m := openReady(t, cluster)
+	for name, options := range untracedToo() {
+		for what, odd := range map[string]func(ctx context.Context, end context.CancelFunc, tx pgx.Tx) error{
+			"its context has ended": func(_ context.Context, end context.CancelFunc, _ pgx.Tx) error {
+				end()
+				return nil
+			},
+			"rows are open": func(ctx context.Context, _ context.CancelFunc, tx pgx.Tx) error {
+				_, err := tx.Query(ctx, "select generate_series(1, 10)")
+				return err
+			},
+			"its connection was closed": func(ctx context.Context, _ context.CancelFunc, tx pgx.Tx) error {
+				return tx.Conn().Close(ctx)
+			},
+			"it took too long": func(ctx context.Context, _ context.CancelFunc, tx pgx.Tx) error {
+				pid := tx.Conn().PgConn().PID()
+				if _, err := tx.Exec(ctx, "set local idle_in_transaction_session_timeout = 1"); err != nil {
+					return err
+				}
+				awaitSessions(t, n, 0, fmt.Sprintf("pid = %d", pid))
+				return nil
+			},
+		} {
+			calls := 0
+			own, end := context.WithCancel(ctx)
+			err := m.InTx(own, options, func(ctx context.Context, tx pgx.Tx) error {
+				calls++
+				if _, err := tx.Exec(ctx, "insert into orders values (1, 1)"); err != nil {
+					return err
+				}
+				return odd(ctx, end, tx)
+			})
+			end()
+			if verdict := hasql.Outcome(err); verdict != hasql.NotApplied || calls != 1 {
+				t.Errorf("%s, %s: %d calls, %v: %v", name, what, calls, verdict, err)
+			}
+		}
+	}
+	if got := attemptsOf(t, n, 1); len(got) != 0 {
+		t.Errorf("committed in attempts %v", got)
+	}
+	m.idle()
+}
+
+// A transaction on a replica can't have done anything: it runs again. One that only says that it reads may have.
+func TestLostAnswerOfATransactionThatReads(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	shop(t, cluster.Nodes()[0])
+	th := &thief{}
+	m := openReady(t, cluster, th.steal)
+	for _, test := range []struct {
+		name    string
+		route   *hasql.Route
+		options hasql.TxOptions
+		again   bool
+	}{
+		{"on a replica", m.Replica(), hasql.TxOptions{}, true},
+		{"read only", m.Master(), hasql.TxOptions{TxOptions: pgx.TxOptions{AccessMode: pgx.ReadOnly}}, true},
+		{"read only in vain", m.Master(), hasql.TxOptions{TxOptions: pgx.TxOptions{AccessMode: pgx.ReadOnly, BeginQuery: "begin"}}, false},
+	} {
+		th.armed.Store(true)
+		calls := 0
+		err := test.route.InTx(ctx, test.options, func(ctx context.Context, tx pgx.Tx) error {
+			calls++
+			_, err := tx.Exec(ctx, "select 1")
+			return err
+		})
+		if test.again && (err != nil || calls != 2) || !test.again && (hasql.Outcome(err) != hasql.Unknown || calls != 1) {
+			t.Errorf("%s: %d calls: %v", test.name, calls, err)
+		}
+	}
+	calls := 0
+	err := m.Replica().InTx(ctx, hasql.TxOptions{}, func(ctx context.Context, tx pgx.Tx) error {
+		calls++
+		_, err := tx.Exec(ctx, "insert into orders values (1, 1)")
+		return err
+	})
+	if failed(err, "25006") != nil || calls != 1 {
+		t.Errorf("a write on a replica: %d calls: %v", calls, err)
+	}
+}
+
+// A mark that is kept away would tell that nothing was applied.
+func TestMarkThatATriggerKeepsAwayIsRefused(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{})
+	n := cluster.Nodes()[0]
+	shop(t, n)
+	execute(t, n, `create function away() returns trigger language plpgsql as 'begin return null; end';
+		create trigger away before insert on hasql_commit for each row execute function away()`)
+	m := openReady(t, cluster)
+	for name, way := range waysToCommit {
+		if way.options.Marker == "" || way.simple {
+			continue
+		}
+		err := orderInTx(ctx, m, 1, way.options)
+		if hasql.Outcome(err) != hasql.Refused || !strings.Contains(err.Error(), "marks that could be written for this transaction: 0") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := attemptsOf(t, n, 1); len(got) != 0 {
+		t.Errorf("committed in attempts %v", got)
+	}
+	m.idle()
+}
