@@ -1,10 +1,16 @@
 package integration
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -235,4 +241,174 @@ func TestMarkThatATriggerKeepsAwayIsRefused(t *testing.T) {
 		t.Errorf("committed in attempts %v", got)
 	}
 	m.idle()
+}
+
+// scissors cut the next COMMIT, or its answer, behind so many bytes. The server sees the end of the connection too.
+type scissors struct {
+	armed    atomic.Bool
+	answer   bool // whether it is the answer
+	after    int
+	answered atomic.Int64 // the length of the last answer to a COMMIT that was not cut
+}
+
+func (s *scissors) hold(c *hasql.Config) {
+	for _, n := range c.Nodes {
+		dial := n.Pool.ConnConfig.DialFunc
+		n.Pool.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &paper{Conn: conn, scissors: s}, nil
+		}
+	}
+}
+
+// paper is one connection.
+type paper struct {
+	net.Conn
+	scissors *scissors
+	cutting  atomic.Bool
+	left     int // of the answer
+	counted  int64
+}
+
+func (p *paper) Write(b []byte) (int, error) {
+	p.counted = 0
+	if s := p.scissors; bytes.Contains(b, []byte("commit\x00")) && s.armed.CompareAndSwap(true, false) {
+		if !s.answer {
+			n, err := p.Conn.Write(b[:min(s.after, len(b))])
+			return n, errors.Join(err, p.end())
+		}
+		p.left = s.after
+		p.cutting.Store(true)
+	}
+	return p.Conn.Write(b)
+}
+
+func (p *paper) Read(b []byte) (int, error) {
+	if !p.cutting.Load() {
+		n, err := p.Conn.Read(b)
+		if p.counted += int64(n); bytes.Contains(b[:n], []byte("COMMIT\x00")) {
+			p.scissors.answered.Store(p.counted)
+		}
+		return n, err
+	}
+	if p.left == 0 {
+		return 0, p.end()
+	}
+	n, err := p.Conn.Read(b[:min(p.left, len(b))])
+	p.left -= n
+	return n, err
+}
+
+func (p *paper) end() error { return cmp.Or(p.Conn.Close(), error(syscall.ECONNRESET)) }
+
+// Wherever the connection is cut, the transaction is done once.
+func TestCommitThatIsCutAtAnyByte(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{})
+	n := cluster.Nodes()[0]
+	shop(t, n)
+	watch, id := connect(t, n), 0
+	for _, name := range []string{"with BEGIN", "with BEGIN, simple protocol", "serializable", "a mark", "a mark, serializable"} {
+		way := waysToCommit[name]
+		s := &scissors{}
+		m := openReady(t, cluster, s.hold, simpleProtocol(way.simple))
+		must(t, orderInTx(ctx, m, id, way.options))
+		late := way.options.Marker == "" && way.options.IsoLevel != ""
+		length := int(s.answered.Load())
+		if length < 18 { // CommandComplete and ReadyForQuery
+			t.Fatalf("%s: an answer of %d bytes", name, length)
+		}
+		unknown := 0
+		for i := range 60 {
+			id++
+			s.answer = i%2 == 0
+			s.after = i / 2 * max(1, length/30) // the question of the late ways is a bit longer than the answer
+			s.armed.Store(true)
+			err := orderInTx(ctx, m, id, way.options)
+			got := scan[int](t, watch, "select count(*) from orders where id = $1", id)
+			switch {
+			case late && pgerrIs[*hasql.CommitUnknownError](err) && got <= 1:
+				unknown++
+			case err != nil || got != 1:
+				t.Errorf("%s, cut after %d bytes (of the answer %v): committed %d times: %v", name, s.after, s.answer, got, err)
+			}
+		}
+		t.Logf("%s: an answer of %d bytes, %d unknown", name, length, unknown)
+	}
+}
+
+// A session that waits for its standby has committed, and nobody knows whether that lasts.
+func TestTerminatedWaitForASynchronousStandby(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	a, b := cluster.Nodes()[0], cluster.Nodes()[1]
+	must(t, cluster.SetSynchronous(ctx, a, 1))
+	shop(t, a)
+	m := openReady(t, cluster)
+	for id, name := range []string{"with BEGIN", "serializable", "a mark", "a mark, serializable"} {
+		must(t, b.Freeze())
+		result := make(chan error, 1)
+		go func() { result <- orderInTx(ctx, m, id, waysToCommit[name].options) }()
+		awaitSessions(t, a, 1, "wait_event = 'SyncRep'")
+		pid := scan[int](t, connect(t, a), "select pid from pg_stat_activity where wait_event = 'SyncRep'")
+		execute(t, a, "select pg_terminate_backend($1)", pid)
+		awaitSessions(t, a, 1, fmt.Sprintf("wait_event = 'SyncRep' and pid <> %d", pid)) // the question waits for it too
+		select {
+		case err := <-result:
+			t.Errorf("%s: not replicated yet: %v", name, err)
+		default:
+		}
+		must(t, b.Thaw())
+		if err := <-result; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := attemptsOf(t, b, id); !slices.Equal(got, []int{1}) {
+			t.Errorf("%s: committed in attempts %v", name, got)
+		}
+	}
+}
+
+// Behind a pooler a session of the server is somebody else's in the next transaction, and nobody sees a promotion.
+func TestLostAnswerBehindPgBouncer(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	a, b := cluster.Nodes()[0], cluster.Nodes()[1]
+	shop(t, a)
+	bouncers := startBouncers(t, cluster)
+	th := &thief{}
+	m := open(t, dsnThrough(bouncers...)+unprepared, th.steal)
+	must(t, m.Ready(ctx, 1, 1))
+	id := 0
+	ways := []string{"with BEGIN", "serializable", "a mark", "a mark, serializable", "a mark, serializable in vain"}
+	lost := func(name string) (err error, late bool) {
+		id++
+		th.armed.Store(true)
+		err = orderInTx(ctx, m, id, waysToCommit[name].options)
+		return err, waysToCommit[name].options.Marker == "" && name != "with BEGIN"
+	}
+	for _, name := range ways {
+		must(t, orderInTx(ctx, m, 0, waysToCommit[name].options))
+		th.before, th.sent = nil, func() { awaitOrder(t, a, id) }
+		if err, _ := lost(name); err != nil || !slices.Equal(attemptsOf(t, a, id), []int{1}) {
+			t.Errorf("%s, done: in attempts %v: %v", name, attemptsOf(t, a, id), err)
+		}
+		th.before = func() bool { return false }
+		err, late := lost(name)
+		th.late()
+		if got := attemptsOf(t, a, id); !(late && pgerrIs[*hasql.CommitUnknownError](err) && len(got) <= 1) && (err != nil || !slices.Equal(got, []int{2})) {
+			t.Errorf("%s, late: in attempts %v: %v", name, got, err)
+		}
+	}
+	must(t, b.WaitStreaming(ctx, a))
+	th.before, th.sent = nil, func() {
+		awaitOrder(t, b, id)
+		must(t, a.Kill())
+		must(t, b.Promote(ctx))
+	}
+	if err, _ := lost("a mark"); err != nil || !slices.Equal(attemptsOf(t, b, id), []int{1}) {
+		t.Errorf("a mark, behind a failover: in attempts %v: %v", attemptsOf(t, b, id), err)
+	}
 }

@@ -60,7 +60,7 @@ func (s *stolen) Write(b []byte) (int, error) {
 		s.thief.late = func() {
 			_, _ = s.Conn.Write(held)
 			for answer := make([]byte, 4096); ; {
-				if n, err := s.Conn.Read(answer); err != nil || bytes.HasSuffix(answer[:n], []byte{'Z', 0, 0, 0, 5, 'I'}) {
+				if n, err := s.Conn.Read(answer); err != nil || bytes.Contains(answer[:n], []byte{'Z', 0, 0, 0, 5}) {
 					return
 				}
 			}
