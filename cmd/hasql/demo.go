@@ -24,7 +24,8 @@ hasql. The demo kills the master, freezes the next master, switches over, and re
 the end it prints what the application saw. A page shows everything live. All files are in a temporary folder,
 which is removed at the end.
 
-With --hold the demo breaks nothing by itself: the page has buttons that break and repair the cluster, until Ctrl-C.
+With --hold the demo breaks nothing by itself: the page has buttons that break and repair the cluster, drain a
+replica and pause writes, until Ctrl-C.
 
 With --dsn the same application works on your cluster until Ctrl-C, and the demo breaks nothing. It makes the tables
 hasql_demo_ledger and hasql_probe and replaces those of an earlier run, so run one demo at a time in a database.

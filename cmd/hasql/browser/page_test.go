@@ -61,6 +61,18 @@ func TestFailoverOnThePage(t *testing.T) {
 	p.do(waitFor(`document.getElementById("outages").textContent.includes("switchover")`))
 	p.do(waitFor(`document.querySelectorAll(".node.replica").length === 2`))
 
+	p.do(chromedp.Click(chromedp.CSS(`#pause`)))
+	p.do(waitFor(`document.getElementById("headline").textContent === "Writes are paused"`))
+	p.want(`document.getElementById("pause").textContent`, "Resume writes")
+	p.do(chromedp.Click(chromedp.CSS(`#pause`)))
+	p.do(waitFor(`document.getElementById("pause").textContent === "Pause writes"`))
+
+	replica := get[string](p, `document.querySelector(".node.replica h3").textContent`)
+	p.press("drain", replica)
+	p.do(waitFor(`document.querySelector(".node.banned .role")?.textContent === "drained"`))
+	p.press("unban", replica)
+	p.do(waitFor(`document.querySelectorAll(".node.replica").length === 2`))
+
 	old := get[string](p, `document.querySelector(".node.master h3").textContent`)
 	p.press("freeze", old)
 	p.do(waitFor(`document.getElementById("outages").textContent.includes("freeze")`))
@@ -208,9 +220,9 @@ func (p page) press(action, node string) {
 // tabOrder walks through the page with the Tab key.
 func (p page) tabOrder() {
 	p.t.Helper()
-	want := []string{"switchover"}
+	want := []string{"switchover", "pause"}
 	for _, node := range []string{"pg1", "pg2", "pg3"} {
-		want = append(want, "crash "+node, "freeze "+node, "repair "+node)
+		want = append(want, "crash "+node, "freeze "+node, "repair "+node, "drain "+node)
 	}
 	want = append(want, "outages-title", "log-title")
 	var got []string

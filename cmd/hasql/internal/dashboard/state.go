@@ -40,7 +40,8 @@ type State struct {
 	Busy       string   `json:"busy"`     // the action that is running
 	Owned      bool     `json:"owned"`    // whether the page may break the cluster
 	Promised   bool     `json:"promised"` // whether no write may be lost, because the demo started the cluster with synchronous replication
-	Actions    []string `json:"actions"`  // possible now for the cluster: switchover
+	Paused     bool     `json:"paused"`   // whether an operator holds writes back
+	Actions    []string `json:"actions"`  // possible now for the cluster: switchover, pause, resume
 	Nodes      []Node   `json:"nodes"`
 	Writes     Writes   `json:"writes"`
 	Reads      Reads    `json:"reads"`
@@ -52,7 +53,7 @@ type State struct {
 type Node struct {
 	Name        string   `json:"name"`
 	Role        string   `json:"role"`     // master, replica or unknown
-	Status      string   `json:"status"`   // up, suspect, down, stale or foreign
+	Status      string   `json:"status"`   // up, suspect, down, stale, foreign or banned
 	Cause       string   `json:"cause"`    // why the status is not up
 	Timeline    uint32   `json:"timeline"` // 0 if unknown, as for a replica if the role lacks pg_monitor
 	Lag         *Millis  `json:"lag_ms"`   // null if unknown
@@ -61,7 +62,7 @@ type Node struct {
 	InUse       int32    `json:"in_use"`     // connections in use in its pool
 	MaxConns    int32    `json:"max_conns"`
 	EvidenceAge *Millis  `json:"evidence_age_ms"` // time since the last answered probe was sent; null if none was answered
-	Actions     []string `json:"actions"`         // possible now: crash, freeze, thaw, repair
+	Actions     []string `json:"actions"`         // possible now: crash, freeze, thaw, repair, drain, unban
 }
 
 // Writes counts the writes by their outcome.

@@ -46,34 +46,8 @@ func TestSomebodysClusterIsWatched(t *testing.T) {
 	}
 	defer cluster.Close()
 	old, next := cluster.Nodes()[0], cluster.Nodes()[1]
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	ctx, interrupt := context.WithCancel(t.Context())
-	defer interrupt()
-	var out log
-	ended := make(chan error, 1)
-	go func() {
-		_, err := Run(ctx, Options{DSN: cluster.DSN() + "&hasql_fallback_master=true", Listen: listener, Out: &out})
-		ended <- err
-	}()
-	page := "http://" + listener.Addr().String()
-	until := func(what string, is func(s dashboardState) bool) (s dashboardState) {
-		t.Helper()
-		for {
-			s = stateOf(t, page)
-			if is(s) {
-				return s
-			}
-			select {
-			case err := <-ended:
-				t.Fatalf("it ended before %s: %v\n%s", what, err, out.String())
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}
+	demo := start(t, Options{DSN: cluster.DSN() + "&hasql_fallback_master=true"})
+	until := demo.until
 
 	until("the first writes", func(s dashboardState) bool { return s.Writes.Acknowledged > 100 && s.Reads.Answered > 100 })
 	if err := old.Kill(); err != nil {
@@ -97,22 +71,73 @@ func TestSomebodysClusterIsWatched(t *testing.T) {
 	}
 	until("writes went on", func(later dashboardState) bool { return later.Writes.Acknowledged > s.Writes.Acknowledged+100 })
 
-	interrupt()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	demo.end()
 	for _, want := range []string{old.Addr() + " → " + next.Addr(), " writes acknowledged, "} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %q in the log:\n%s", want, out.String())
+		if !strings.Contains(demo.out.String(), want) {
+			t.Errorf("no %q in the log:\n%s", want, demo.out.String())
 		}
+	}
+}
+
+// running is a demo that runs until it is ended.
+type running struct {
+	t         *testing.T
+	page      string
+	out       *log
+	interrupt context.CancelFunc
+	ended     chan error
+}
+
+func start(t *testing.T, o Options) *running {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	r := &running{t, "http://" + listener.Addr().String(), new(log), interrupt, make(chan error, 1)}
+	o.Listen, o.Out = listener, r.out
+	go func() {
+		_, err := Run(ctx, o)
+		r.ended <- err
+	}()
+	return r
+}
+
+// until waits for a state of the page.
+func (r *running) until(what string, is func(s dashboardState) bool) (s dashboardState) {
+	r.t.Helper()
+	for {
+		s = stateOf(r.t, r.page)
+		if is(s) {
+			return s
+		}
+		select {
+		case err := <-r.ended:
+			r.t.Fatalf("it ended before %s: %v\n%s", what, err, r.out.String())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (r *running) end() {
+	r.t.Helper()
+	r.interrupt()
+	if err := <-r.ended; err != nil {
+		r.t.Error(err)
 	}
 }
 
 // dashboardState is what a client reads of a dashboard.State. The durations in State can only be written as JSON.
 type dashboardState struct {
+	Run     string
 	Owned   bool
+	Paused  bool
 	Actions []string
-	Nodes   []struct{ Actions []string }
+	Nodes   []struct {
+		Name, Role, Status string
+		Actions            []string
+	}
 	Writes  struct{ Acknowledged int }
 	Reads   struct{ Answered int }
 	Events  []event

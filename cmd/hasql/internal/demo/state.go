@@ -90,6 +90,7 @@ func (b *board) State() dashboard.State {
 	}
 	now := time.Since(session.app.began)
 	state.Now = Millis(now)
+	state.Paused = session.pm.Snapshot().Paused()
 	recorder := session.app.recorder
 	state.Writes, state.Reads, _ = recorder.counts(now)
 	for _, o := range recorder.outages() {
@@ -102,9 +103,14 @@ func (b *board) State() dashboard.State {
 	if session.manager != nil && verdict == "" {
 		busy, cluster, nodes := session.manager.offers()
 		state.Busy = busy
-		state.Actions = append(state.Actions, cluster...)
+		s := session.pm.Snapshot()
+		state.Actions = append(append(state.Actions, cluster...), orderFor(s, ""))
 		for i := range state.Nodes {
-			state.Nodes[i].Actions = append(state.Nodes[i].Actions, nodes[i]...)
+			n := &state.Nodes[i]
+			n.Actions = append(n.Actions, nodes[i]...)
+			if order := orderFor(s, n.Name); order != "" {
+				n.Actions = append(n.Actions, order)
+			}
 		}
 	}
 	return state
@@ -125,11 +131,15 @@ func (b *board) Do(action, node string) error {
 	if session == nil || session.manager == nil || verdict != "" {
 		return fmt.Errorf("%s %s: %w", action, node, dashboard.ErrRefused)
 	}
-	return session.manager.begin(session.ctx, action, node, func(err error) {
+	done := func(err error) {
 		if err != nil && session.ctx.Err() == nil {
 			session.app.screen.event(time.Now(), eventError, fmt.Sprintf("%s %s: %s", action, node, brief(err)))
 		}
-	})
+	}
+	if isOrder(action) {
+		return session.order(action, node, done)
+	}
+	return session.manager.begin(session.ctx, action, node, done)
 }
 
 func shown(o outage, nodes []string) dashboard.Outage {

@@ -44,6 +44,8 @@ function show(frame) {
   document.title = `${masters(frame)[0]?.name ?? "no master"} · hasql`;
   for (const node of frame.nodes) showNode(node, frame);
   offer($("switchover"), frame.actions, frame.owned);
+  share($("pause"), frame.actions);
+  offer($("pause"), frame.actions, frame.owned);
   document.body.classList.toggle("promised", frame.promised);
   showCounts(frame.writes);
   showOutages(frame.outages);
@@ -57,6 +59,7 @@ function headline(frame) {
   if (frame.phase === "starting") return "Starting …";
   if (frame.phase === "ended") return frame.verdict;
   const [master] = masters(frame);
+  if (frame.paused) return "Writes are paused";
   if (!master) return "No master is known";
   return `${master.name} takes the writes`;
 }
@@ -74,7 +77,7 @@ function clock(ms) {
 }
 
 // Words for the statuses, for readers who do not know those of the library.
-const words = { up: "", suspect: "suspect", down: "down", stale: "fenced", foreign: "another cluster" };
+const words = { up: "", suspect: "suspect", down: "down", stale: "fenced", foreign: "another cluster", banned: "drained" };
 
 function showNode(node, frame) {
   let card = cards.get(node.name);
@@ -102,12 +105,7 @@ function showNode(node, frame) {
   meter.value = node.in_use;
   card.querySelector(".buttons").hidden = !frame.owned;
   for (const button of card.querySelectorAll("button")) {
-    if (button.dataset.action === "freeze" || button.dataset.action === "thaw") {
-      // Freeze and thaw share one button. While neither is possible the button keeps its last text.
-      if (node.actions.includes("thaw")) button.dataset.action = "thaw";
-      else if (node.actions.length > 0) button.dataset.action = "freeze";
-      set(button, button.dataset.action === "thaw" ? "Thaw" : "Freeze");
-    }
+    share(button, node.actions);
     button.setAttribute("aria-label", `${button.textContent} ${node.name}`);
     offer(button, node.actions, frame.owned);
   }
@@ -117,6 +115,23 @@ function ordinary(node) {
   if (node.role === "master") return "takes writes";
   if (node.role === "replica") return node.lag_bytes ? `${node.lag_bytes.toLocaleString("en")} bytes behind` : "takes reads";
   return "";
+}
+
+// Actions that undo each other share one button.
+const pairs = [
+  [["freeze", "Freeze"], ["thaw", "Thaw"]],
+  [["drain", "Drain"], ["unban", "Return"]],
+  [["pause", "Pause writes"], ["resume", "Resume writes"]],
+];
+
+// share makes a button what is possible now. While neither action of its pair is possible it stays as it is.
+function share(button, actions) {
+  const pair = pairs.find((pair) => pair.some(([action]) => action === button.dataset.action));
+  for (const [action, text] of pair ?? []) {
+    if (!actions.includes(action)) continue;
+    button.dataset.action = action;
+    set(button, text);
+  }
 }
 
 function offer(button, actions, owned) {
