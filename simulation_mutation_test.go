@@ -135,6 +135,11 @@ var mutations = []mutation{
 		"\tfound, err := discovery.Normalize(found)\n\tif err != nil && len(found) > 0 {",
 	},
 	{
+		"who is listed again leaves nevertheless", "members", "change.go",
+		"\t\tknown.unlisted = false\n",
+		"",
+	},
+	{
 		"the last snapshot does not say that it is", "close", "change.go",
 		"\tlast.closed = true\n",
 		"",

@@ -103,16 +103,24 @@ func TestPlannedSwitchoversOfPatroniFailNoTransaction(t *testing.T) {
 	t.Parallel()
 	cluster := startPatroni(t)
 	for i := range plannedSwitchovers {
-		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
-			ctx := testContext(t)
-			must(t, cluster.Healthy(ctx))
-			old, err := cluster.Leader(ctx)
-			must(t, err)
-			next, err := cluster.Synchronous(ctx)
-			must(t, err)
-			testPlannedSwitchover(t, openPatroni(t, cluster), next, func() error { return cluster.Switchover(ctx, old, next) })
-		})
+		t.Run(fmt.Sprint(i+1), func(t *testing.T) { testPatroniSwitchover(t, cluster, cluster.Switchover) })
 	}
+	t.Run("scheduled", func(t *testing.T) {
+		testPatroniSwitchover(t, cluster, func(ctx context.Context, old, next *patroni.Member) error {
+			return cluster.ScheduleSwitchover(ctx, old, next, time.Now().Add(time.Second))
+		})
+	})
+}
+
+func testPatroniSwitchover(t *testing.T, cluster *patroni.Cluster, switchover func(ctx context.Context, old, next *patroni.Member) error) {
+	t.Helper()
+	ctx := testContext(t)
+	must(t, cluster.Healthy(ctx))
+	old, err := cluster.Leader(ctx)
+	must(t, err)
+	next, err := cluster.Synchronous(ctx)
+	must(t, err)
+	testPlannedSwitchover(t, openPatroni(t, cluster), next, func() error { return switchover(ctx, old, next) })
 }
 
 // patroniLoad is a service that writes and reads while members come and go.

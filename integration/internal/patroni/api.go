@@ -64,7 +64,7 @@ func (m *Member) tell(ctx context.Context, method, path string, content any) err
 		return fmt.Errorf("patroni: %s: %w", m.name, err)
 	}
 	code, answer, err := request(ctx, method, m.url(path), sent)
-	if err == nil && code != http.StatusOK {
+	if err == nil && code != http.StatusOK && code != http.StatusAccepted {
 		err = fmt.Errorf("%d: %s", code, answer)
 	}
 	if err != nil {

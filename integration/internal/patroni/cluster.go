@@ -182,6 +182,11 @@ func (c *Cluster) Switchover(ctx context.Context, from, to *Member) error {
 	return from.post(ctx, "/switchover", map[string]string{"leader": from.name, "candidate": to.name})
 }
 
+// ScheduleSwitchover asks for a switchover at a later time, and does not wait for it.
+func (c *Cluster) ScheduleSwitchover(ctx context.Context, from, to *Member, at time.Time) error {
+	return from.post(ctx, "/switchover", map[string]string{"leader": from.name, "candidate": to.name, "scheduled_at": at.Format(time.RFC3339Nano)})
+}
+
 // Pause puts Patroni into maintenance mode, in which it promotes no member. It returns when every running member knows.
 func (c *Cluster) Pause(ctx context.Context) error { return c.setPause(ctx, true) }
 
