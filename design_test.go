@@ -74,7 +74,7 @@ func TestFailuresAreShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	var tests strings.Builder
-	for _, pattern := range []string{"*_test.go", "stdlib/*_test.go", "internal/*/*_test.go", "integration/*_test.go", "integration/*/*_test.go"} {
+	for _, pattern := range []string{"*_test.go", "stdlib/*_test.go", "hasqlhttp/*_test.go", "internal/*/*_test.go", "integration/*_test.go", "integration/*/*_test.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -151,7 +151,7 @@ func TestAdminRefusesWhoMayGiveNoOrders(t *testing.T) {
 		var log bytes.Buffer
 		encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 		pm := open(t, c, c.DSN(), func(config *hasql.Config) {
-			config.Logger = zap.New(zapcore.NewCore(encoder, zapcore.AddSync(&log), zap.DebugLevel))
+			config.Logger = zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(&log)), zap.DebugLevel))
 		})
 		ready(t, pm)
 		h := newAdmin(t, pm)
@@ -188,6 +188,7 @@ func TestAdminRefusesWhoMayGiveNoOrders(t *testing.T) {
 			t.Errorf("somebody banned it: %v", n)
 		}
 		expect(t, "its own site", give(h, order, "Sec-Fetch-Site", "same-origin", "Origin", "https://shop-1.internal"), 200)
+		closeManager(t, pm) // ends the log
 		if strings.Contains(log.String(), token) || !strings.Contains(log.String(), "node was banned") {
 			t.Errorf("the log holds the token, or no order: %s", log.String())
 		}
