@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pghasql/hasql"
@@ -51,7 +52,7 @@ func (s *session) order(order, node string, done func(error)) error {
 		began := time.Now()
 		err := s.obey(order, node)
 		if err == nil {
-			text := fmt.Sprintf("operator: %s %s, done after %s", order, node, Millis(time.Since(began)))
+			text := fmt.Sprintf("operator: %s, done after %s", strings.TrimSpace(order+" "+node), Millis(time.Since(began)))
 			s.app.screen.event(began, eventRepair, text)
 		}
 		done(err)
