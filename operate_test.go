@@ -63,6 +63,7 @@ func TestNodeJoins(t *testing.T) {
 		if err := pm.Ready(t.Context(), 1, 1); err != nil {
 			t.Fatal(err)
 		}
+		c.Node("pg3").Latency(100 * time.Microsecond) // else it may have answered at once
 		setNodes(t, pm, c, "pg1", "pg2", "pg3")
 		if got := states(pm.Snapshot()); got != "pg1 up, pg2 up, pg3 suspect" {
 			t.Errorf("at once: %s", got)
