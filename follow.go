@@ -57,7 +57,7 @@ func (r *Route) PoolConfig() *pgxpool.Config {
 		return prepare(ctx, conn)
 	}
 	config.BeforeClose = func(conn *pgx.Conn) {
-		nodepool.GuestLeaves(conn)
+		nodepool.UncountGuest(conn)
 		if closing != nil {
 			closing(conn)
 		}
@@ -81,12 +81,12 @@ func prepareConn(config *pgxpool.Config) func(context.Context, *pgx.Conn) (bool,
 // beforeConnect makes a configuration lead to a node that fits. pgxpool does not repeat a dial that fails. So if a
 // connection to the node was lost a moment ago, beforeConnect first asks the monitor whether the node is still there.
 func (r *Route) beforeConnect(ctx context.Context, config *pgx.ConnConfig) error {
-	return r.visit(ctx, func(ctx context.Context, n *node, a *nodepool.Attempt) error {
+	return r.visit(ctx, func(ctx context.Context, n *node, a *nodepool.DialAttempt) error {
 		if err := r.confirm(ctx, n); err != nil {
 			return err
 		}
 		*config = *n.pool.Template().ConnConfig
-		return n.pool.Equip(ctx, config, a)
+		return n.pool.PrepareDial(ctx, config, a)
 	})
 }
 

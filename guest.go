@@ -25,12 +25,12 @@ import (
 // that fails the connection is closed. The caller closes the connection. [PoolManager.Close] waits for that until its
 // context ends. Errors are those of [Route.Acquire], and errors of connect that are not failures to connect.
 func (r *Route) ConnectFunc(ctx context.Context, connect func(context.Context, *pgx.ConnConfig) (*pgx.Conn, error)) error {
-	return r.visit(ctx, func(ctx context.Context, n *node, a *nodepool.Attempt) error {
+	return r.visit(ctx, func(ctx context.Context, n *node, a *nodepool.DialAttempt) error {
 		config := n.pool.Template().ConnConfig
-		if err := n.pool.Equip(ctx, config, a); err != nil {
+		if err := n.pool.PrepareDial(ctx, config, a); err != nil {
 			return err
 		}
-		defer a.Abandon() // also when connect panics
+		defer a.ReturnSlot() // also when connect panics
 		conn, err := connect(ctx, config)
 		if err != nil {
 			return err
@@ -47,24 +47,24 @@ func (r *Route) ConnectFunc(ctx context.Context, connect func(context.Context, *
 }
 
 // visit lets a guest connect to a node that fits. connect either fails before the attempt begins, or begins the attempt.
-func (r *Route) visit(ctx context.Context, connect func(context.Context, *node, *nodepool.Attempt) error) error {
+func (r *Route) visit(ctx context.Context, connect func(context.Context, *node, *nodepool.DialAttempt) error) error {
 	return r.seek(ctx, time.Now(), nil, nil, func(ctx context.Context, c *Candidate, _ *choice, _ map[*node]error) (*Candidate, error) {
 		n := c.node
 		generation := n.pool.Generation()
 		if !r.fits(c) {
 			return c, errChanged
 		}
-		var w nodepool.Wait
+		var w nodepool.WaitContext
 		w.Bind(ctx, generation)
 		defer w.Release()
-		a := n.pool.Invite()
+		a := n.pool.ReserveGuest()
 		if a == nil {
 			return c, errChanged // the node has left, or the PoolManager is closed
 		}
 		err := errPanicked // until connect returns
 		defer func() {
 			if err != nil {
-				a.Settle(err)
+				a.FinishGuest(err)
 			}
 		}()
 		if err = connect(&w, n, a); err != nil {
@@ -92,7 +92,7 @@ func (r *Route) welcome(ctx context.Context, conn *pgx.Conn) error {
 // candidateOf returns the candidate that a guest's node is now. It returns nil if the node no longer fits or the connection
 // must not be used any more.
 func (r *Route) candidateOf(pool *nodepool.Pool, conn *pgx.Conn) *Candidate {
-	if pool.IsGivenUp(conn) {
+	if pool.IsUnusable(conn) {
 		return nil
 	}
 	t := r.current()
@@ -115,7 +115,7 @@ func (r *Route) keeps(ctx context.Context, conn *pgx.Conn) bool {
 	c := r.candidateOf(pool, conn)
 	// The guest is counted as in use before the last check. So an operator who counts what is in use sees the guest, or the
 	// guest sees the operator's order.
-	return c != nil && !r.moves(c) && pool.Use(ctx, conn) && r.candidateOf(pool, conn) != nil
+	return c != nil && !r.moves(c) && pool.AllowUse(ctx, conn) && r.candidateOf(pool, conn) != nil
 }
 
 // epoch is a moment before all others.

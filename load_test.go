@@ -25,7 +25,7 @@ func counted(t *testing.T, pm *PoolManager) {
 		if sockets := len(p.Sockets()); sockets != total {
 			t.Errorf("node %d: %d sockets of %d connections", i, sockets, total)
 		}
-		if doubts := p.Unvalidated(); doubts < 0 || doubts > total {
+		if doubts := p.NeedPingCount(); doubts < 0 || doubts > total {
 			t.Errorf("node %d: %d of %d connections are in doubt", i, doubts, total)
 		}
 	}

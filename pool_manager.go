@@ -255,7 +255,7 @@ func (pm *PoolManager) join(n *node) {
 func (pm *PoolManager) leave(n *node) {
 	n.stop()
 	n.pool.End()
-	pm.cutAfter(0, append(n.pool.Abandoned(), n.pool.GuestSockets()...), net.ErrClosed)
+	pm.cutAfter(0, append(n.pool.PgxOnlySockets(), n.pool.GuestSockets()...), net.ErrClosed)
 	pm.running.Go(n.pool.Close)
 }
 
@@ -263,7 +263,7 @@ func (pm *PoolManager) leave(n *node) {
 func (pm *PoolManager) follow(t transition, hunted, hunting bool) {
 	p, old, new := t.new.node.pool, t.old, t.new
 	if t.changed() || hunting != hunted || t.probed() {
-		p.SetView(viewOf(new, hunting))
+		p.SetNodeStatus(nodeStatusOf(new, hunting))
 	}
 	switch fenced := new.Status.fenced(); {
 	case fenced && t.changed():
@@ -281,13 +281,13 @@ func (pm *PoolManager) follow(t transition, hunted, hunting bool) {
 		p.Reset() // an operator wants the node to be idle, or the node is about to leave
 	}
 	if new.Status.reachable() && (t.changed() || t.restarted()) {
-		p.NewStart()
+		p.ResetDials()
 	}
 	if t.changed() {
 		p.Renew()
 	}
 	if t.changed() && !new.Status.reachable() {
-		pm.cutAfter(0, p.Abandoned(), net.ErrClosed)
+		pm.cutAfter(0, p.PgxOnlySockets(), net.ErrClosed)
 		if old.Status.reachable() {
 			pm.finder.hurry()
 		}
@@ -321,14 +321,14 @@ func (pm *PoolManager) end(prev *Snapshot) {
 		n := &prev.nodes[i]
 		n.node.pool.End()
 		if !n.Status.reachable() {
-			pm.cutAfter(0, n.node.pool.Abandoned(), net.ErrClosed)
+			pm.cutAfter(0, n.node.pool.PgxOnlySockets(), net.ErrClosed)
 		}
 	}
 }
 
-// viewOf returns what the node's pool has to know of the node's state.
-func viewOf(n *NodeState, hunting bool) nodepool.View {
-	return nodepool.View{
+// nodeStatusOf returns what the node's pool has to know of the node's state.
+func nodeStatusOf(n *NodeState, hunting bool) nodepool.NodeStatus {
+	return nodepool.NodeStatus{
 		Master:    n.Role == RoleMaster,
 		Standby:   n.Report.InRecovery,
 		Reachable: n.Status.reachable(),
@@ -337,7 +337,7 @@ func viewOf(n *NodeState, hunting bool) nodepool.View {
 	}
 }
 
-func (pm *PoolManager) fill(p *nodepool.Pool, goal int) { pm.running.Go(p.Fill(goal)) }
+func (pm *PoolManager) fill(p *nodepool.Pool, goal int) { pm.running.Go(p.FillTask(goal)) }
 
 // cutGrace is how long the connections to a node that is down may end by themselves before they are cut. What the server
 // sent before it went, an acknowledgement for example, may still be on its way to the reader.

@@ -503,7 +503,7 @@ func TestConnectingLikeAPooledConnectionTakesNobodysPlace(t *testing.T) {
 		held := acquire(t, pm.AcquireMaster)
 		config := held.Conn().Config()
 		pool := poolsOf(pm)[0]
-		pool.NewStart()
+		pool.ResetDials()
 		connect := func() {
 			conn, err := pgx.ConnectConfig(context.WithValue(t.Context(), usersOwn{}, true), config)
 			if err != nil {

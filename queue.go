@@ -47,7 +47,7 @@ func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed
 			return nil, c, errChanged
 		}
 		p := r.enqueue(ctx, generation, c, failed, since)
-		conn, err := c.node.pool.Borrow(&p.Wait)
+		conn, err := c.node.pool.Borrow(&p.WaitContext)
 		claimed = p.giveUp()
 		if claimed == nil {
 			return conn, c, err
@@ -63,7 +63,7 @@ func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed
 // connection to spare, and claims that connection before it leaves. So no acquire gives up its place for a connection
 // that another one gets. If all pools of a cluster are full, acquires are served in the order of their arrival.
 type place struct {
-	nodepool.Wait
+	nodepool.WaitContext
 	route  *Route
 	at     *Candidate
 	failed map[*node]error // nodes that could not be connected to
@@ -80,18 +80,18 @@ type place struct {
 func (r *Route) enqueue(ctx context.Context, generation *nodepool.Generation, at *Candidate, failed map[*node]error, since time.Time) *place {
 	p := &place{route: r, at: at, failed: maps.Clone(failed), since: since, began: time.Now()}
 	if r.cluster.snapshot().Len() > 1 && (r.criteria.target != TargetMaster || r.config.MultiMaster) {
-		p.Holder = p
+		p.Waiter = p
 		defer at.node.startLooking()
 	}
 	p.Bind(ctx, generation)
 	return p
 }
 
-// Keep ends the search for a better node, because there is a connection.
-func (p *place) Keep() { p.keep() }
+// StopLooking ends the search for a better node, because there is a connection.
+func (p *place) StopLooking() { p.stopLooking() }
 
-// keep does the work of Keep. It returns the node where a connection is claimed, or nil.
-func (p *place) keep() *Candidate {
+// stopLooking does the work of StopLooking. It returns the node where a connection is claimed, or nil.
+func (p *place) stopLooking() *Candidate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
@@ -101,7 +101,7 @@ func (p *place) keep() *Candidate {
 // giveUp gives up the place. It returns the node where a connection is claimed, or nil.
 func (p *place) giveUp() *Candidate {
 	p.Release()
-	return p.keep()
+	return p.stopLooking()
 }
 
 // look ends the wait if another node has a connection sooner.
@@ -180,8 +180,8 @@ func (n *node) look() {
 
 // places returns the places of the waiting acquires, in the order of arrival.
 func (n *node) places() (places []*place) {
-	for _, holder := range n.pool.Generation().Holders() {
-		places = append(places, holder.(*place))
+	for _, waiter := range n.pool.Generation().Waiters() {
+		places = append(places, waiter.(*place))
 	}
 	slices.SortFunc(places, func(p, q *place) int { return p.since.Compare(q.since) })
 	return places

@@ -76,7 +76,7 @@ var mutations = []mutation{
 	},
 	{
 		"who was fenced once is never dialled again", "liveness", "internal/nodepool/pool.go",
-		"\tn.fenced.Store(nil)\n",
+		"\tp.fenced.Store(nil)\n",
 		"",
 	},
 	{

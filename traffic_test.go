@@ -99,7 +99,7 @@ func TestSilenceUnderTrafficAsksForAProbe(t *testing.T) {
 			_, _ = conn.Exec(t.Context(), "write x")
 		}()
 		at(300*time.Millisecond, c.Node("pg2").Promote)
-		time.Sleep(nodepool.Silence * 3 / 2) // until the probe is out: an acquire before would take an idle connection of pg1's
+		time.Sleep(nodepool.MaxSilence * 3 / 2) // until the probe is out: an acquire before would take an idle connection of pg1's
 		time.Sleep(DefaultCheckTimeout)
 		acquire(t, pm.AcquireMaster).Release()
 		if took := time.Since(frozen); took > 700*time.Millisecond {
@@ -134,7 +134,7 @@ func TestSilenceOfTheMasterAsksTheOthers(t *testing.T) {
 			if err := <-ended; !pgerr.Is[*NodeDownError](err) {
 				t.Errorf("a statement ended with %v", err)
 			}
-			if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+nodepool.Silence {
+			if took := time.Since(frozen); took < 300*time.Millisecond || took > 300*time.Millisecond+nodepool.MaxSilence {
 				t.Errorf("of %d statements, the first was cut after %v", statements, took)
 			}
 			if name := pm.Snapshot().master().Name; name != "pg2:5432" {

@@ -35,5 +35,5 @@ func Written(c *pgx.Conn) (times uint64, known bool) {
 // HasEnded reports whether a connection was cut, or has ended by itself.
 func HasEnded(c *pgx.Conn) bool {
 	s := socketOf(c)
-	return s != nil && (s.reason.Load() != nil || s.pool.isOver(s))
+	return s != nil && (s.reason.Load() != nil || s.pool.hasReadEnded(s))
 }

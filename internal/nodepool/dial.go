@@ -4,41 +4,44 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pghasql/hasql/internal/pgerr"
 	"github.com/pghasql/hasql/internal/random"
 )
 
-// The shortest and the longest pause between two attempts to get a connection of a node that fails them.
+// The shortest and the longest pause after a failed attempt to get a connection of a node.
 const (
 	MinDialBackoff = 5 * time.Millisecond
 	MaxDialBackoff = time.Second
 )
 
 const (
-	// FirstDials is how many dials are let in at once to a node of which nothing better is known.
+	// FirstDials is how many dials to a node may be under way at once until one of them succeeds.
 	FirstDials = 2
 
-	maxDials = 1000 // at once, to one that proved to be healthy
+	maxDials = 1000 // may be under way at once, however many have succeeded
 )
 
-// dialGate limits the dials to one node. It begins with FirstDials at a time. Each success allows more: as many as the
-// server could complete within half of ConnectTimeout if every client did the same. So a fast server soon gets as many
-// dials as its pool wants, and a distant or slow one gets them step by step. A server that a thousand clients return to
-// gets no more dials than it can serve. After a failure no dial is allowed for a while, and then the gate begins with
-// FirstDials again.
+// dialGate limits the dials to one node that are under way at once. Each of them has a slot of the gate. The gate begins
+// with FirstDials slots. A success adds (ConnectTimeout/2) / (duration of the dial) slots. So a fast server soon gets as
+// many dials as its pool wants, and a distant or slow one gets them step by step. A server that a thousand clients return
+// to gets no more dials than it can serve. After a failure no dial may begin for a while. Then the gate begins with
+// FirstDials slots again.
 type dialGate struct {
 	timeout time.Duration
-	free    chan struct{} // a token for each free place
+	free    chan struct{} // a token for each free slot
 
-	mu      sync.Mutex
-	places  int           // the number of places, free or taken
-	limit   int           // the number of places that there shall be
-	era     int           // counts failures and calls of begin
-	backoff time.Duration // 0 unless the last attempt failed
-	retryAt time.Time
-	refusal error // of the last attempt
+	mu          sync.Mutex
+	slots       int           // the number of slots, free or taken
+	limit       int           // the number of slots that there shall be; slots falls to it as dials end
+	round       int           // counts failures and calls of reset
+	backoff     time.Duration // the last pause; 0 unless the last attempt failed
+	retryAt     time.Time     // when the pause ends
+	lastFailure error         // of the last attempt; nil if it succeeded
 }
 
 func newDialGate(maxConns int, timeout time.Duration) *dialGate {
@@ -47,44 +50,44 @@ func newDialGate(maxConns int, timeout time.Duration) *dialGate {
 	return g
 }
 
-// allow sets how many dials there may be at a time. If more are under way, those keep their places until they leave.
+// allow sets how many dials may be under way at once. If more are under way, they keep their slots until they leave.
 func (g *dialGate) allow(limit int) {
 	g.limit = min(limit, cap(g.free))
-	for g.places < g.limit {
-		g.places++
+	for g.slots < g.limit {
+		g.slots++
 		g.free <- struct{}{}
 	}
-	for g.places > g.limit {
+	for g.slots > g.limit {
 		select {
 		case <-g.free:
-			g.places--
+			g.slots--
 		default:
 			return
 		}
 	}
 }
 
-// closed returns why no dial may begin now, or nil.
-func (g *dialGate) closed() error {
+// backoffError returns the error of a dial that may not begin yet because another one has failed, or nil.
+func (g *dialGate) backoffError() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if time.Until(g.retryAt) > 0 {
-		return &DialBackoffError{g.refusal}
+		return &DialBackoffError{g.lastFailure}
 	}
 	return nil
 }
 
-// begin forgets what is known about the node, because the node has changed.
-func (g *dialGate) begin() {
+// reset forgets what is known about the node, because the node has changed.
+func (g *dialGate) reset() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.era++
-	g.backoff, g.retryAt, g.refusal = 0, time.Time{}, nil
+	g.round++
+	g.backoff, g.retryAt, g.lastFailure = 0, time.Time{}, nil
 	g.allow(FirstDials)
 }
 
-// enter waits for a place, and returns the era in which the dial begins.
-func (g *dialGate) enter(ctx context.Context) (era int, err error) {
+// enter waits for a slot, and returns the round in which the dial begins.
+func (g *dialGate) enter(ctx context.Context) (round int, err error) {
 	select {
 	case <-g.free:
 	case <-ctx.Done():
@@ -92,99 +95,188 @@ func (g *dialGate) enter(ctx context.Context) (era int, err error) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.era, nil
+	return g.round, nil
 }
 
-// leave gives a place back, or removes it if there are too many.
+// leave gives a slot back, or removes it if there are too many.
 func (g *dialGate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.places > g.limit {
-		g.places--
+	if g.slots > g.limit {
+		g.slots--
 	} else {
 		g.free <- struct{}{}
 	}
 }
 
-// succeeded allows more dials at a time.
+// succeeded allows more dials at once.
 func (g *dialGate) succeeded(took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.backoff, g.retryAt, g.refusal = 0, time.Time{}, nil
+	g.backoff, g.retryAt, g.lastFailure = 0, time.Time{}, nil
 	g.allow(g.limit + int(min(g.timeout/2/max(took, 1), maxDials)))
 }
 
-// failed lets no dial begin for a while. Of several dials that were under way together only the first failure counts.
-func (g *dialGate) failed(era int, err error) {
+// failed lets no dial begin for a while. Only the first failure of a round counts: the other dials of the round were under
+// way at the same time.
+func (g *dialGate) failed(round int, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if era != g.era {
+	if round != g.round {
 		return
 	}
-	g.era++
+	g.round++
 	g.backoff = min(max(2*g.backoff, MinDialBackoff), MaxDialBackoff)
 	g.retryAt = time.Now().Add(random.Jittered(g.backoff))
-	g.refusal = pgerr.Redacted(err)
+	g.lastFailure = pgerr.Redacted(err)
 	g.allow(FirstDials)
 }
 
-// enterDial waits until a dial may begin, or returns why it must not. The Attempt gives the place back.
-func (n *Pool) enterDial(ctx context.Context, attempt *Attempt) (err error) {
-	if err := n.noDial(); err != nil {
+// enterDial waits until a dial may begin, and gives it a slot, or returns why it must not begin. The DialAttempt gives the
+// slot back.
+func (p *Pool) enterDial(ctx context.Context, attempt *DialAttempt) (err error) {
+	if err := p.dialRefusal(); err != nil {
 		return err
 	}
-	if attempt.era, err = n.dials.enter(ctx); err != nil {
+	if attempt.round, err = p.dials.enter(ctx); err != nil {
 		return err
 	}
 	attempt.began = time.Now()
-	if err := n.noDial(); err != nil { // another dial may have failed meanwhile
-		n.dials.leave()
+	if err := p.dialRefusal(); err != nil { // another dial may have failed meanwhile
+		p.dials.leave()
 		return err
 	}
-	if e := n.extraOf(ctx); e != nil {
-		e.letIn.Do(func() { close(e.dialled) }) // pgxpool dials again within one Acquire if PrepareConn refuses what was dialled
+	if e := p.extraOf(ctx); e != nil {
+		e.dialledOnce.Do(func() { close(e.dialled) }) // pgxpool dials again within one Acquire if PrepareConn refuses what was dialled
 	}
 	return nil
 }
 
-func (n *Pool) noDial() error {
-	if err := n.noWay(); err != nil {
+// dialRefusal returns why no dial may begin now, or nil.
+func (p *Pool) dialRefusal() error {
+	if err := p.fencedError(); err != nil {
 		return err
 	}
-	return n.dials.closed()
+	return p.dials.backoffError()
 }
 
-// noWay returns why the node must not be dialled at all now, or nil.
-func (n *Pool) noWay() error {
-	if reason := n.fenced.Load(); reason != nil {
+// fencedError returns the error of a dial to a node that is fenced, or nil.
+func (p *Pool) fencedError() error {
+	if reason := p.fenced.Load(); reason != nil {
 		return &FencedError{*reason}
 	}
 	return nil
 }
 
 // dial opens a socket that Cut can end. pgx also uses it for the cancel requests that it sends when it gives up a
-// connection. To a node that is not up these fail at once, instead of hanging for seconds and holding a place in the
-// pool.
-func (n *Pool) dial(ctx context.Context, attempt *Attempt, dial dialFunc, network, addr string) (net.Conn, error) {
-	if err := n.noWay(); err != nil {
+// connection. To a node that is not up, cancel requests fail at once. Otherwise they would hang for seconds, and the
+// connection would take a place in the pool meanwhile.
+func (p *Pool) dial(ctx context.Context, attempt *DialAttempt, dial dialFunc, network, addr string) (net.Conn, error) {
+	if err := p.fencedError(); err != nil {
 		return nil, err
 	}
-	if ctx.Value(connects{}) == nil && !n.traffic.reachable.Load() {
+	if ctx.Value(connects{}) == nil && !p.traffic.reachable.Load() {
 		return nil, net.ErrClosed // a cancel request to a node that hangs
 	}
 	conn, err := dial(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{Conn: conn, pool: n}
+	s := &Socket{Conn: conn, pool: p}
 	attempt.opened(s)
-	n.mu.Lock()
-	n.sockets[s] = struct{}{}
-	n.mu.Unlock()
-	if down := n.fenced.Load(); down != nil { // fenced meanwhile: fenced is set before sockets are cut
+	p.mu.Lock()
+	p.sockets[s] = struct{}{}
+	p.mu.Unlock()
+	if down := p.fenced.Load(); down != nil { // fenced meanwhile: fenced is set before sockets are cut
 		s.cut(*down)
 	}
 	return s, nil
 }
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// DialAttempt is one attempt to connect, by the pool or by a guest. It has a slot of the dial gate until the attempt has
+// succeeded or failed. As a tracer of pgx it learns when that is, and which socket the connection got.
+type DialAttempt struct {
+	queryTracer
+	pool     *Pool
+	began    time.Time          // when it got its slot
+	round    int                // the round of the gate at that time
+	socket   *Socket            // the last one that was opened
+	finished atomic.Bool        // whether the attempt has ended and its slot was given back
+	done     context.CancelFunc // releases its context
+
+	guest         bool        // whether a guest connects, and not the node's pool
+	resets        uint64      // the pool's resets when the attempt began
+	guestFinished atomic.Bool // whether FinishGuest was called
+}
+
+// opened records a socket of the attempt. Later sockets carry cancel requests, or are those of
+// connections that the user makes with the configuration of this one.
+func (a *DialAttempt) opened(s *Socket) {
+	if !a.finished.Load() {
+		a.socket = s
+	}
+}
+
+// connects is a context key. It tells dials that connect from dials of cancel requests.
+type connects struct{}
+
+// TraceConnectStart marks the context of the attempt's dials, and makes it end with the pool. A connection that the user
+// makes with the configuration of a pooled connection does not end with the pool.
+func (a *DialAttempt) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
+	if !a.finished.Load() {
+		ctx, a.done = a.pool.untilEnd(ctx)
+	}
+	return context.WithValue(ctx, connects{}, true)
+}
+
+// TraceConnectEnd ends the attempt, once. A connection that the user makes with the configuration of a
+// pooled connection comes here too.
+func (a *DialAttempt) TraceConnectEnd(_ context.Context, data pgx.TraceConnectEndData) {
+	if a.finished.Swap(true) {
+		return
+	}
+	a.done()
+	a.endDial(data.Err)
+	if data.Err != nil {
+		a.pool.traffic.observer.SuggestCheck() // the monitor finds out whether the node is the reason
+	} else if a.socket != nil {
+		data.Conn.PgConn().CustomData()[socketKey] = a.socket
+		a.pool.traffic.noteSession(data.Conn.PgConn(), a.socket)
+	}
+	if a.guest {
+		a.FinishGuest(data.Err)
+	}
+}
+
+// TraceQueryEnd notes a commit that the server has confirmed before it sent an error: pgx's Commit drops the tag. A server that
+// logs the duration of statements looks after the commit for an order to end the session, or to cancel the statement.
+func (*DialAttempt) TraceQueryEnd(_ context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
+	if data.Err == nil || data.CommandTag.String() != "COMMIT" {
+		return
+	}
+	if s := socketOf(conn); s != nil {
+		s.committed = true
+	}
+}
+
+// endDial tells the gate whether the attempt succeeded, and gives the slot back.
+func (a *DialAttempt) endDial(err error) {
+	if err == nil {
+		a.pool.dials.succeeded(time.Since(a.began))
+	} else {
+		a.pool.dials.failed(a.round, err)
+	}
+	a.pool.dials.leave()
+}
+
+// ReturnSlot gives the slot back if no connection was attempted.
+func (a *DialAttempt) ReturnSlot() {
+	if !a.finished.Swap(true) {
+		a.pool.dials.leave()
+	}
+}
+
+// Made reports whether the attempt has made the connection.
+func (a *DialAttempt) Made(conn *pgx.Conn) bool { return a.socket != nil && socketOf(conn) == a.socket }

@@ -65,17 +65,17 @@ func TestThousandClientsThatStartAtOnceDialNoneInVain(t *testing.T) {
 		began := time.Now()
 		func() {
 			for range clients {
-				n := &Pool{dials: newDialGate(conns, DefaultConnectTimeout)}
+				p := &Pool{dials: newDialGate(conns, DefaultConnectTimeout)}
 				for range conns {
 					all.Go(func() {
 						for connected := false; !connected; {
-							attempt := &Attempt{pool: n}
-							if n.enterDial(ctx, attempt) != nil {
+							attempt := &DialAttempt{pool: p}
+							if p.enterDial(ctx, attempt) != nil {
 								time.Sleep(MaxDialBackoff)
 								continue
 							}
 							err := server.login(3*time.Millisecond, DefaultConnectTimeout)
-							attempt.left(err)
+							attempt.endDial(err)
 							connected = err == nil
 						}
 					})

@@ -69,8 +69,8 @@ func (e *EndError) SafeToRetry() bool { return false }
 // IsEnd reports whether err says that the connection has ended: by a FATAL error of the server, or without one.
 func IsEnd(err error) bool { return pgerr.Is[*EndError](err) || pgerr.IsFatal(err) }
 
-// FencedError is the error of a connection that was not made because the node is fenced. It contains the reason given to
-// Fence.
+// FencedError is the error of a connection that was not made because the node is fenced, or that cannot be used because the
+// node was fenced while it was made. It contains the reason given to Fence.
 type FencedError struct{ Err error }
 
 func (e *FencedError) Error() string { return e.Err.Error() }

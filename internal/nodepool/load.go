@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 )
 
-// Load counts the connections of a node. Besides the pool itself it is all that an acquire writes to.
+// Load counts the connections of a node. Every acquire changes it.
 type Load struct {
 	demand atomic.Int64 // connections lent and asked for
 	open   atomic.Int64 // established connections that the pool has
@@ -92,15 +92,15 @@ func (l *hijackSamples) sample(surplus int64) int64 {
 // Recount compares hasql's count of open connections with pgxpool's. It subtracts hijacked connections from both counts,
 // open and lent, so that the comparison in TryBorrow stays right. The counts of lent connections cannot be compared:
 // under load an acquire is always between hasql's count and pgxpool's. Connections are opened and closed far less often.
-// hasql counts a connection after pgxpool has begun to open it and until just before it is closed, so a connection in
-// between makes hasql's count too low, never too high. The count is read twice, because a connection may be closed
-// meanwhile.
-func (n *Pool) Recount() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	open := n.open.Load()
-	total := int64(n.pool.Stat().TotalConns())
-	hijacked := n.hijacked.sample(min(open, n.open.Load()) - total)
-	n.open.Add(-hijacked)
-	n.demand.Add(-hijacked)
+// hasql counts a connection after pgxpool has begun to open it, and until just before pgxpool closes it. So hasql's count may
+// be too low during an open or a close. It is never too high. Recount reads it twice, because a connection may be closed
+// while pgxpool's is read.
+func (p *Pool) Recount() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	open := p.open.Load()
+	total := int64(p.pool.Stat().TotalConns())
+	hijacked := p.hijacked.sample(min(open, p.open.Load()) - total)
+	p.open.Add(-hijacked)
+	p.demand.Add(-hijacked)
 }

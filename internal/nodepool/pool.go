@@ -28,10 +28,10 @@ type Pool struct {
 	traffic traffic
 	dials   *dialGate
 
-	// opening ends with the pool. With it ends every connection that is being made. pgxpool makes connections for
-	// MinConns under a context of its own that lasts a minute, and its Close waits for them.
-	opening context.Context
-	stop    context.CancelFunc
+	// dialContext ends with the pool, and every connection that is being made ends with dialContext. pgxpool makes
+	// connections for MinConns under a context of its own that lasts a minute, and pgxpool's Close waits for them.
+	dialContext context.Context
+	stop        context.CancelFunc
 
 	// generation ends when the node changes. Then an acquire that waits for a connection of the node looks for another
 	// node.
@@ -39,14 +39,14 @@ type Pool struct {
 	// fenced is set while the node is down, stale or foreign. Dials fail with it at once.
 	fenced atomic.Pointer[error]
 
-	simple      bool          // whether no hook of the user runs inside Acquire and Release
-	pingTimeout time.Duration // limit of a ping; 0 if there is none
-	unvalidated sync.Map      // *pgx.Conn that need a ping before they are lent
-	toValidate  atomic.Int64  // the number of connections in unvalidated
-	atLeast     int           // how many connections the pool shall have open
-	filling     atomic.Int32  // how many calls of Fill are opening connections
+	hookFree      bool          // whether no hook of the user runs inside Acquire or Release
+	pingTimeout   time.Duration // limit of a ping; 0 if there is none
+	needPing      sync.Map      // the *pgx.Conn that need a ping before they are lent
+	needPingCount atomic.Int64  // the number of connections in needPing
+	minConns      int           // how many connections the pool shall have open
+	filling       atomic.Int32  // how many tasks of FillTask have not ended
 
-	template *pgxpool.Config // the user's configuration, with which guests connect
+	template *pgxpool.Config // for guests: the user's configuration and the handlers of traffic.listen
 	resets   atomic.Uint64   // the number of calls of Reset
 	guests   sync.WaitGroup
 
@@ -55,74 +55,78 @@ type Pool struct {
 	mu       sync.Mutex
 	sockets  map[*Socket]struct{} // every open one
 	hijacked hijackSamples
-	closed   bool // whether no guest is let in any more
+	closed   bool // whether no guest may connect any more
 }
 
-// DefaultConnectTimeout is what a configuration without a ConnectTimeout gets. A dial holds a place in the pool.
+// DefaultConnectTimeout is the ConnectTimeout that the dial gate assumes if the configuration has none. It does not limit any
+// dial.
 const DefaultConnectTimeout = 2 * time.Second
 
-// New makes the pool of a node from a copy of config. The user's hooks and tracer keep working. watcher learns what the
+// New makes the pool of a node from a copy of config. The user's hooks and tracer keep working. observer learns what the
 // traffic suggests. Only the values of ctx are used.
-func New(ctx context.Context, name string, config *pgxpool.Config, watcher Watcher) (n *Pool, err error) {
+func New(ctx context.Context, name string, config *pgxpool.Config, observer TrafficObserver) (p *Pool, err error) {
 	config = config.Copy()
+	if config.ShouldPing == nil {
+		config.ShouldPing = pingLongIdle
+	}
 	//lint:ignore SA1019 users may still set the deprecated BeforeAcquire
 	hooked := config.PrepareConn != nil || config.BeforeAcquire != nil || config.AfterRelease != nil
-	n = &Pool{
+	p = &Pool{
 		name:    name,
 		Load:    NewLoad(int(config.MaxConns)),
 		dials:   newDialGate(int(config.MaxConns), cmp.Or(config.ConnConfig.ConnectTimeout, DefaultConnectTimeout)),
 		sockets: make(map[*Socket]struct{}),
 
-		simple:      !hooked,
+		hookFree:    !hooked,
 		pingTimeout: config.PingTimeout,
-		atLeast:     int(max(config.MinConns, config.MinIdleConns)),
+		minConns:    int(max(config.MinConns, config.MinIdleConns)),
 	}
-	n.opening, n.stop = context.WithCancel(context.Background())
-	n.generation.Store(newGeneration())
-	n.traffic.watcher = watcher
-	n.traffic.listen(config.ConnConfig)
-	n.template = config.Copy()
-	config.ShouldPing = n.deferValidation(config.ShouldPing)
-	n.hookConnects(config)
-	config.ConnConfig.Tracer = withTracer(config.ConnConfig.Tracer, &releaseTracer{pool: n})
+	p.dialContext, p.stop = context.WithCancel(context.Background())
+	p.generation.Store(newGeneration())
+	p.traffic.observer = observer
+	p.traffic.listen(config.ConnConfig)
+	p.template = config.Copy()
+	config.ShouldPing = p.deferValidation(config.ShouldPing)
+	p.hookConnects(config)
+	config.ConnConfig.Tracer = withTracer(config.ConnConfig.Tracer, &releaseTracer{pool: p})
 
 	defer func() {
 		if r := recover(); r != nil { // pgxpool panics for a Config that its ParseConfig has not made
 			err = fmt.Errorf("%v", r)
 		}
 	}()
-	n.pool, err = pgxpool.NewWithConfig(ctx, config)
-	return n, err
+	p.pool, err = pgxpool.NewWithConfig(ctx, config)
+	return p, err
 }
 
 // hookConnects wraps the user's hooks. Every connection goes through the dial gate, has a Socket, and is counted for as
 // long as the pool has it.
-func (n *Pool) hookConnects(config *pgxpool.Config) {
+func (p *Pool) hookConnects(config *pgxpool.Config) {
 	before, after, closing, tracer := config.BeforeConnect, config.AfterConnect, config.BeforeClose, config.ConnConfig.Tracer
 	config.BeforeConnect = func(ctx context.Context, c *pgx.ConnConfig) error {
 		if !awaited(ctx) {
 			return errNotAwaited
 		}
-		if e := n.extraOf(ctx); e != nil {
-			e.begin()
+		if e := p.extraOf(ctx); e != nil {
+			e.releaseHeld()
 		}
-		ctx, over := n.untilEnd(ctx)
-		defer over()
+		ctx, cancel := p.untilEnd(ctx)
+		defer cancel()
 		c.Tracer = tracer
-		return n.equip(ctx, c, before, &Attempt{pool: n})
+		return p.prepareDial(ctx, c, before, &DialAttempt{pool: p})
 	}
 	config.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
-		ctx, over := n.untilEnd(ctx)
-		defer over()
-		if err := n.accept(ctx, c, after); err != nil {
+		ctx, cancel := p.untilEnd(ctx)
+		defer cancel()
+		if err := p.accept(ctx, c, after); err != nil {
 			return err
 		}
-		n.countOpen(c)
+		p.countOpen(c)
 		return nil
 	}
 	config.BeforeClose = func(c *pgx.Conn) {
-		n.uncountOpen(c)
-		n.validated(c)
+		p.uncountOpen(c)
+		p.clearNeedPing(c)
 		if closing != nil {
 			closing(c)
 		}
@@ -130,15 +134,15 @@ func (n *Pool) hookConnects(config *pgxpool.Config) {
 }
 
 // untilEnd returns a context for making a connection. It also ends with the pool.
-func (n *Pool) untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+func (p *Pool) untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(n.opening, cancel)
+	stop := context.AfterFunc(p.dialContext, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// equip prepares a configuration for one attempt to connect: it calls the user's hook first, then makes the connection
-// use a Socket. It returns when the attempt may begin.
-func (n *Pool) equip(ctx context.Context, c *pgx.ConnConfig, before func(context.Context, *pgx.ConnConfig) error, attempt *Attempt) error {
+// prepareDial prepares a configuration for one attempt to connect: it calls the user's hook first, then makes the
+// connection use a Socket. It returns when the attempt has a slot of the dial gate.
+func (p *Pool) prepareDial(ctx context.Context, c *pgx.ConnConfig, before func(context.Context, *pgx.ConnConfig) error, attempt *DialAttempt) error {
 	if before != nil {
 		if err := before(ctx, c); err != nil {
 			return err
@@ -147,25 +151,25 @@ func (n *Pool) equip(ctx context.Context, c *pgx.ConnConfig, before func(context
 	c.Tracer = withTracer(c.Tracer, attempt)
 	dial := c.DialFunc
 	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return n.dial(ctx, attempt, dial, network, addr)
+		return p.dial(ctx, attempt, dial, network, addr)
 	}
 	frontend := c.BuildFrontend
 	c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		s := socketBelow(w)
-		if s == nil && !attempt.over.Load() {
+		if s == nil && !attempt.finished.Load() {
 			s = attempt.socket
 		}
 		if s != nil {
-			s.owned.Store(attempt.over.Load())
-			r, w = &answers{Reader: r, socket: s}, &questions{Writer: w, socket: s}
+			s.owned.Store(attempt.finished.Load())
+			r, w = &messageReader{Reader: r, socket: s}, &messageWriter{Writer: w, socket: s}
 		}
 		return frontend(r, w)
 	}
-	return n.enterDial(ctx, attempt)
+	return p.enterDial(ctx, attempt)
 }
 
 // accept runs the user's hook for a new connection. Its error says why the connection cannot be used.
-func (n *Pool) accept(ctx context.Context, c *pgx.Conn, after func(context.Context, *pgx.Conn) error) error {
+func (p *Pool) accept(ctx context.Context, c *pgx.Conn, after func(context.Context, *pgx.Conn) error) error {
 	if after != nil {
 		if err := after(ctx, c); err != nil && c.IsClosed() {
 			return &pgerr.ConnectError{Err: err} // the connection has ended, so the hook is most likely not at fault
@@ -173,12 +177,12 @@ func (n *Pool) accept(ctx context.Context, c *pgx.Conn, after func(context.Conte
 			return err
 		}
 	}
-	if n.LostLately() && n.traffic.behindPooler.Load() {
-		if err := n.ping(ctx, c.Ping); err != nil { // a pooler accepts clients even if its server is gone
+	if p.LostLately() && p.traffic.behindPooler.Load() {
+		if err := p.ping(ctx, c.Ping); err != nil { // a pooler accepts clients even if its server is gone
 			return &pgerr.ConnectError{Err: err}
 		}
 	}
-	if reason := n.fenced.Load(); reason != nil {
+	if reason := p.fenced.Load(); reason != nil {
 		return &FencedError{*reason} // the pool has been emptied meanwhile
 	}
 	return nil
@@ -186,19 +190,19 @@ func (n *Pool) accept(ctx context.Context, c *pgx.Conn, after func(context.Conte
 
 // countOpen and uncountOpen count the connections that the pool has. A connection that is about to be destroyed no longer
 // counts. A hijacked connection counts until Recount finds it.
-func (n *Pool) countOpen(c *pgx.Conn) {
+func (p *Pool) countOpen(c *pgx.Conn) {
 	if s := socketOf(c); s != nil && !s.counted.Swap(true) {
-		n.open.Add(1)
+		p.open.Add(1)
 	}
 }
 
-func (n *Pool) uncountOpen(c *pgx.Conn) {
+func (p *Pool) uncountOpen(c *pgx.Conn) {
 	if s := socketOf(c); s != nil {
 		if s.counted.Swap(false) {
-			n.open.Add(-1)
+			p.open.Add(-1)
 		}
-		if !n.traffic.reachable.Load() {
-			s.cut(net.ErrClosed) // see Abandoned
+		if !p.traffic.reachable.Load() {
+			s.cut(net.ErrClosed) // see PgxOnlySockets
 		}
 	}
 }
@@ -207,34 +211,35 @@ func (n *Pool) uncountOpen(c *pgx.Conn) {
 // just closed because it had been idle. Only the caller's context would end that dial.
 var errNotAwaited = errors.New("not dialled for an acquire that does not wait")
 
-// awaited reports whether a dial may take time: an acquire waits for it under a Wait, or pgxpool makes it for MinConns,
-// under a context with a deadline. Of the context of an acquire puddle passes on only the values.
+// awaited reports whether a dial may take time. It may if an acquire waits for it, or if pgxpool makes it for MinConns.
+// An acquire that waits has a WaitContext, which is a value of the dial's context: puddle passes only the values of an
+// acquire's context to the dial, not its deadline. A dial for MinConns has a context with a deadline.
 func awaited(ctx context.Context) bool {
-	_, pools := ctx.Deadline()
-	return pools || ctx.Value(waitKey{}) != nil
+	_, forMinConns := ctx.Deadline()
+	return forMinConns || ctx.Value(waitKey{}) != nil
 }
 
 // TryBorrow gets a connection without waiting, or none. Nearly every acquire takes this path: while no more connections
 // are asked for than are open, one is idle, so no timer and no derived context is needed. spent is the duration of a
 // ping, which counts against the caller's time limit. The rest takes no time and is not measured.
-func (n *Pool) TryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent time.Duration) {
-	if !n.simple {
+func (p *Pool) TryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent time.Duration) {
+	if !p.hookFree {
 		return nil, 0
 	}
-	if n.demand.Add(1) > n.open.Load() {
-		n.demand.Add(-1)
+	if p.demand.Add(1) > p.open.Load() {
+		p.demand.Add(-1)
 		return nil, 0
 	}
-	conn, err := n.pool.Acquire(ctx)
+	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
-		n.demand.Add(-1)
+		p.demand.Add(-1)
 		return nil, 0
 	}
-	if n.toValidate.Load() == 0 {
+	if p.needPingCount.Load() == 0 {
 		return conn, 0
 	}
 	began := time.Now()
-	if n.validate(ctx, conn) != nil {
+	if p.validate(ctx, conn) != nil {
 		conn.Release()
 		conn = nil
 	}
@@ -242,14 +247,14 @@ func (n *Pool) TryBorrow(ctx context.Context) (conn *pgxpool.Conn, spent time.Du
 }
 
 // Borrow gets a connection and may wait for it until w ends. The caller has already counted it as lent.
-func (n *Pool) Borrow(w *Wait) (*pgxpool.Conn, error) {
-	conn, err := n.pool.Acquire(w)
+func (p *Pool) Borrow(w *WaitContext) (*pgxpool.Conn, error) {
+	conn, err := p.pool.Acquire(w)
 	if err != nil {
-		n.demand.Add(-1)
+		p.demand.Add(-1)
 		return nil, cmp.Or(w.GenerationEnd(), err)
 	}
-	w.keep()
-	if err := n.validate(w, conn); err != nil {
+	w.stopLooking()
+	if err := p.validate(w, conn); err != nil {
 		conn.Release()
 		return nil, cmp.Or(w.GenerationEnd(), err)
 	}
@@ -257,55 +262,55 @@ func (n *Pool) Borrow(w *Wait) (*pgxpool.Conn, error) {
 }
 
 // Reset gives up every present connection: idle ones at once, connections in use when they are released.
-func (n *Pool) Reset() {
-	n.resets.Add(1)
-	n.pool.Reset()
+func (p *Pool) Reset() {
+	p.resets.Add(1)
+	p.pool.Reset()
 }
 
 // Close closes the pool, and waits until every connection has been released and no guest is left.
-func (n *Pool) Close() {
-	n.pool.Close()
-	n.guests.Wait()
+func (p *Pool) Close() {
+	p.pool.Close()
+	p.guests.Wait()
 }
 
 // Stat returns the numbers of the pgxpool.Pool.
-func (n *Pool) Stat() *pgxpool.Stat { return n.pool.Stat() }
+func (p *Pool) Stat() *pgxpool.Stat { return p.pool.Stat() }
 
 // MinConns returns how many connections the pool is meant to have at least.
-func (n *Pool) MinConns() int { return n.atLeast }
+func (p *Pool) MinConns() int { return p.minConns }
 
-// Dials returns the number of dials that may be under way at once, how many of these places are free, and how many places
-// there shall be.
-func (n *Pool) Dials() (places, free, limit int) {
-	n.dials.mu.Lock()
-	defer n.dials.mu.Unlock()
-	return n.dials.places, len(n.dials.free), n.dials.limit
+// Dials returns how many slots the dial gate has, how many of them are free, and how many slots it shall have. Each dial
+// that is under way has a slot.
+func (p *Pool) Dials() (slots, free, limit int) {
+	p.dials.mu.Lock()
+	defer p.dials.mu.Unlock()
+	return p.dials.slots, len(p.dials.free), p.dials.limit
 }
 
-// Unvalidated returns how many connections are to be pinged before they are lent.
-func (n *Pool) Unvalidated() int { return int(n.toValidate.Load()) }
+// NeedPingCount returns how many connections are to be pinged before they are lent.
+func (p *Pool) NeedPingCount() int { return int(p.needPingCount.Load()) }
 
-// NewStart forgets what is known about dials, because the node has changed.
-func (n *Pool) NewStart() { n.dials.begin() }
+// ResetDials forgets what the dial gate has learnt about the node, because the node has changed.
+func (p *Pool) ResetDials() { p.dials.reset() }
 
 // Fence makes dials fail with reason and lends no idle connection any more. It returns the sockets to cut.
-func (n *Pool) Fence(reason error) []*Socket {
-	n.fenced.Store(&reason)
-	n.Reset()
-	return n.Sockets()
+func (p *Pool) Fence(reason error) []*Socket {
+	p.fenced.Store(&reason)
+	p.Reset()
+	return p.Sockets()
 }
 
 // Sockets returns the sockets that are open now.
-func (n *Pool) Sockets() []*Socket {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Collect(maps.Keys(n.sockets))
+func (p *Pool) Sockets() []*Socket {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.sockets))
 }
 
-// Abandoned returns the sockets that only pgx still uses: it drains them, or has asked the server to cancel their
-// statements. If the node hangs, that lasts up to 15 s and holds places in the pool.
-func (n *Pool) Abandoned() []*Socket {
-	return slices.DeleteFunc(n.Sockets(), func(s *Socket) bool { return s.counted.Load() || s.owned.Load() || s.guest.Load() })
+// PgxOnlySockets returns the sockets that only pgx still uses: it drains them, or has asked the server to cancel their
+// statements. If the node hangs, that lasts up to 15 s. Meanwhile these connections take places in the pool.
+func (p *Pool) PgxOnlySockets() []*Socket {
+	return slices.DeleteFunc(p.Sockets(), func(s *Socket) bool { return s.counted.Load() || s.owned.Load() || s.guest.Load() })
 }
 
 // Cut ends sockets. The users of their connections get reason as the error. It returns how many were open.
@@ -319,6 +324,6 @@ func Cut(sockets []*Socket, reason error) (open int) {
 }
 
 // Unfence lets the node be dialled again.
-func (n *Pool) Unfence() {
-	n.fenced.Store(nil)
+func (p *Pool) Unfence() {
+	p.fenced.Store(nil)
 }

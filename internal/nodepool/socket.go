@@ -17,25 +17,26 @@ import (
 // Socket is a connection to a node. After it was cut it fails with the reason of the cut.
 type Socket struct {
 	net.Conn
-	pool     *Pool
-	reason   atomic.Pointer[error]
-	awaiting atomic.Bool // whether something was written since the last byte was read
-	counted  atomic.Bool // whether the pool counts the connection
-	owned    atomic.Bool // whether the user made it, with the configuration of a pooled connection
-	over     bool        // whether nothing can be read any more; guarded by pool.mu
+	pool      *Pool
+	reason    atomic.Pointer[error]
+	awaiting  atomic.Bool // whether something was written since the last byte was read
+	counted   atomic.Bool // whether the pool counts the connection
+	owned     atomic.Bool // whether the user made it, with the configuration of a pooled connection
+	readEnded bool        // whether nothing can be read any more; guarded by pool.mu
 	// committed is whether the server has confirmed a COMMIT and then sent an error.
 	committed bool
-	// unreplicated is whether the server has told that it gave up to wait for a synchronous standby behind a commit.
+	// unreplicated is whether the server has told that it gave up waiting for a synchronous standby after a commit.
 	unreplicated bool
 	written      atomic.Uint64 // how often something was written
 	readOnly     bool          // whether its session began with default_transaction_read_only on
 
 	guest  atomic.Bool // whether it is counted as one
-	quiet  atomic.Bool // of a guest: whether it is in no statement and no transaction
-	resets uint64      // of a guest: that of the pool when it connected
+	idle   atomic.Bool // of a guest: whether it is in no statement and no transaction
+	resets uint64      // of a guest: the pool's resets when it connected
 	usedAt time.Time   // of a guest: when somebody last began to use it
-	// claimed is when a guest was allowed to be used once more, if nothing was answered since: nanoseconds since epoch, else 0.
-	claimed atomic.Int64
+	// allowedAt is when AllowUse allowed the last use of a guest, in nanoseconds since epoch. It is 0 once the server has
+	// answered.
+	allowedAt atomic.Int64
 }
 
 // cut ends the socket. It returns whether it was open.
@@ -49,7 +50,7 @@ func (s *Socket) Read(b []byte) (int, error) {
 		s.pool.traffic.received(s)
 	}
 	if err != nil {
-		err = s.told(err)
+		err = s.cutReasonOr(err)
 	}
 	return n, err
 }
@@ -58,24 +59,25 @@ func (s *Socket) Write(b []byte) (int, error) {
 	s.pool.traffic.sent(s)
 	n, err := s.Conn.Write(b)
 	if err != nil {
-		if err = s.told(err); s.lost(err) {
+		if err = s.cutReasonOr(err); s.noteIfLost(err) {
 			err = s.newEndError(err, false)
 		}
 	}
 	return n, err
 }
 
-// told returns the reason of a cut instead of the error that the cut causes.
-func (s *Socket) told(err error) error {
+// cutReasonOr returns the reason if the socket was cut, else err. A cut causes errors that do not tell its reason.
+func (s *Socket) cutReasonOr(err error) error {
 	if reason := s.reason.Load(); reason != nil {
 		return *reason
 	}
 	return err
 }
 
-// lost reports whether err is the end of the connection. The end of a caller's context is not: pgx sets a deadline for
-// it. If neither hasql nor the caller has ended the connection, the node may be gone.
-func (s *Socket) lost(err error) bool {
+// noteIfLost reports whether err means that the connection has ended. An error by the deadline that pgx sets when a caller's
+// context ends does not mean that. If neither hasql nor the caller has ended the connection, noteIfLost notes a loss, because
+// the node may be gone.
+func (s *Socket) noteIfLost(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
@@ -86,76 +88,77 @@ func (s *Socket) lost(err error) bool {
 }
 
 func (s *Socket) Close() error {
-	n := s.pool
-	n.mu.Lock()
-	if _, open := n.sockets[s]; open && s.over {
-		n.endedSockets.Add(-1)
+	p := s.pool
+	p.mu.Lock()
+	if _, open := p.sockets[s]; open && s.readEnded {
+		p.endedSockets.Add(-1)
 	}
-	delete(n.sockets, s)
-	n.mu.Unlock()
-	n.traffic.done(s)
-	s.leave()
+	delete(p.sockets, s)
+	p.mu.Unlock()
+	p.traffic.done(s)
+	s.uncountGuest()
 	if err := s.Conn.Close(); s.reason.Load() == nil {
 		return err
 	}
 	return nil // the socket was cut before; an error would surprise a caller that closes a sql.DB
 }
 
-// noteEnd records that nothing can be read from the socket any more.
-func (s *Socket) noteEnd() {
-	n := s.pool
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, open := n.sockets[s]; open && !s.over {
-		n.endedSockets.Add(1)
+// noteReadEnd records that nothing can be read from the socket any more.
+func (s *Socket) noteReadEnd() {
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, open := p.sockets[s]; open && !s.readEnded {
+		p.endedSockets.Add(1)
 	}
-	s.over = true
+	s.readEnded = true
 }
 
-// isOver reports whether nothing can be read from a socket any more.
-func (n *Pool) isOver(s *Socket) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return s.over
+// hasReadEnded reports whether nothing can be read from a socket any more.
+func (p *Pool) hasReadEnded(s *Socket) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return s.readEnded
 }
 
 // closeEnded closes a connection before its release if it has ended and pgx does not know that. A call that waits for a
 // notification takes the first sign of the end for a timeout; see EndError.
-func (n *Pool) closeEnded(c *pgx.Conn) {
+func (p *Pool) closeEnded(c *pgx.Conn) {
 	s := socketOf(c)
 	if s == nil || c.IsClosed() {
 		return
 	}
-	if n.isOver(s) {
+	if p.hasReadEnded(s) {
 		s.cut(net.ErrClosed) // so that Close writes nothing
 		_ = c.Close(context.Background())
 	}
 }
 
-// idleStatus is the end of PostgreSQL's answer while no transaction is open (ReadyForQuery). If a read begins in its
-// middle, the session counts as busy until its next answer.
+// idleStatus is the end of PostgreSQL's answer while no transaction is open (ReadyForQuery). If a read splits
+// this message, the session counts as busy until the next answer.
 var idleStatus = []byte{'Z', 0, 0, 0, 5, 'I'}
 
-// answers is where pgx reads the server's messages. It is above TLS, which may end before its socket does.
-type answers struct {
+// messageReader is what pgx reads the server's messages from. It notes when a guest becomes idle, and when nothing more can be
+// read. It is above TLS, because TLS may end before its socket does.
+type messageReader struct {
 	io.Reader
 	socket *Socket
 	end    *EndError // the end, once it was read: every later Read returns it again
 }
 
 // Read turns the end of the connection into an EndError.
-func (a *answers) Read(b []byte) (int, error) {
-	if a.end != nil {
-		return 0, a.end
+func (r *messageReader) Read(b []byte) (int, error) {
+	if r.end != nil {
+		return 0, r.end
 	}
-	n, err := a.Reader.Read(b)
+	n, err := r.Reader.Read(b)
 	if bytes.HasSuffix(b[:n], idleStatus) {
-		a.socket.rest()
+		r.socket.markIdle()
 	}
-	if err != nil && a.socket.lost(err) {
-		a.end = a.socket.newEndError(err, true)
-		a.socket.noteEnd()
-		err = a.end
+	if err != nil && r.socket.noteIfLost(err) {
+		r.end = r.socket.newEndError(err, true)
+		r.socket.noteReadEnd()
+		err = r.end
 	}
 	return n, err
 }
@@ -163,32 +166,34 @@ func (a *answers) Read(b []byte) (int, error) {
 // farewell is what a client sends that gives a connection up (Terminate).
 var farewell = []byte{'X', 0, 0, 0, 4}
 
-// questions is what pgx writes its messages to. pgx takes a write of which nothing went out for safe to retry, but it may be
-// the last one of many: of a COPY, whose source has been read meanwhile. When a write of data fails pgx closes the connection,
-// writes once more, and returns the error of that.
-type questions struct {
+// messageWriter is what pgx writes its messages to. If a write fails before one byte of it went out, pgx says that a retry is
+// safe. That is wrong if earlier writes of the same request went out: in a COPY, for example, whose source has been read
+// meanwhile. So messageWriter then reports that one byte was written. After a write of data has failed, pgx closes the
+// connection, writes once more, and returns the error of this last write. So messageWriter also remembers that a write failed.
+type messageWriter struct {
 	io.Writer
 	socket *Socket
 	failed bool // whether a write has failed
 }
 
-func (q *questions) Write(b []byte) (int, error) {
-	q.socket.stir()
+func (w *messageWriter) Write(b []byte) (int, error) {
+	w.socket.markBusy()
 	if !bytes.Equal(b, farewell) {
-		q.socket.written.Add(1)
+		w.socket.written.Add(1)
 	}
-	more := q.failed || q.socket.awaiting.Load()
-	n, err := q.Writer.Write(b)
-	if err != nil && more {
+	partial := w.failed || w.socket.awaiting.Load()
+	n, err := w.Writer.Write(b)
+	if err != nil && partial {
 		n = max(n, min(1, len(b)))
 	}
-	q.failed = q.failed || err != nil
+	w.failed = w.failed || err != nil
 	return n, err
 }
 
 const socketKey = "hasql: socket"
 
-// Of returns the pool of a connection that it has lent, nil if that can't be told.
+// Of returns the pool of the node that a connection leads to. The connection may be a pooled one or a guest. It returns nil if
+// the node is not known.
 func Of(c *pgx.Conn) *Pool {
 	if s := socketOf(c); s != nil {
 		return s.pool
@@ -196,7 +201,7 @@ func Of(c *pgx.Conn) *Pool {
 	return nil
 }
 
-// socketOf returns the socket of a pooled connection.
+// socketOf returns the socket of a pooled connection or a guest, or nil if it is not known.
 func socketOf(c *pgx.Conn) *Socket {
 	s, _ := c.PgConn().CustomData()[socketKey].(*Socket)
 	return s

@@ -10,14 +10,14 @@ import (
 	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// Silence is how long nothing may come from a node that was asked something, before its monitor is asked to probe it.
-const Silence = 100 * time.Millisecond
+// MaxSilence is how long nothing may come from a node that was asked something, before its monitor is asked to probe it.
+const MaxSilence = 100 * time.Millisecond
 
 // traffic collects what the traffic of a node shows about it. It only suggests probes to the monitor, which decides.
 // Behind a pooler it ignores parameter statuses, because they may belong to another connection or be old.
 type traffic struct {
-	watcher      Watcher
-	master       atomic.Bool // from the View, as the next four
+	observer     TrafficObserver
+	master       atomic.Bool // from NodeStatus, like the next four
 	reachable    atomic.Bool
 	standby      atomic.Bool
 	behindPooler atomic.Bool
@@ -25,25 +25,25 @@ type traffic struct {
 	sampleNext   atomic.Bool // whether the next released connection is compared
 
 	awaiting        atomic.Int64  // sockets that wait for an answer
-	requests        atomic.Uint64 // writes that began to
-	answers         atomic.Uint64 // reads that brought something
-	watchingSilence atomic.Bool   // whether the watch for silence runs
-	lossAt          atomic.Int64  // nanoseconds since epoch: when a connection was lost last, 0 if that is long ago
+	requestCount    atomic.Uint64 // writes after which a socket began to wait for an answer
+	readCount       atomic.Uint64 // reads that returned data
+	watchingSilence atomic.Bool   // whether watchSilence runs
+	lossAt          atomic.Int64  // when a connection was lost last, in nanoseconds since epoch; 0 if that is long ago
 }
 
-// Watcher learns what the traffic on the connections of a node suggests. Its methods are called often and must not block.
-type Watcher interface {
+// TrafficObserver learns what the traffic on the connections of a node suggests. Its methods are called often and must not block.
+type TrafficObserver interface {
 	// SuggestCheck is called when something suggests that the node has changed.
 	SuggestCheck()
-	// Contradict is called when a session of the pool shows that new sessions are read-only, although the node is known
-	// as the master.
+	// Contradict is called when the node is known as the master, and a session suggests that new sessions are read-only: it
+	// began read-only, or it has refused a write and its server does not report whether sessions begin read-only.
 	Contradict()
-	// OnSilence is called every 50 ms while nothing at all comes from the node.
+	// OnSilence is called every 50 ms (half of MaxSilence) while the silence lasts on which SuggestCheck was called.
 	OnSilence()
 }
 
-// View is the state of a node that its pool has to know.
-type View struct {
+// NodeStatus is what the pool has to know of its node's state.
+type NodeStatus struct {
 	Master    bool // its sessions may write
 	Standby   bool // it is in recovery
 	Reachable bool // connections to it can be expected to work
@@ -51,23 +51,24 @@ type View struct {
 	Hunting   bool // no master is known
 }
 
-// SetView tells the pool the state of the node, so that the pool notices what contradicts it.
-func (n *Pool) SetView(v View) {
-	t := &n.traffic
-	t.master.Store(v.Master)
-	t.reachable.Store(v.Reachable)
-	t.standby.Store(v.Standby)
-	t.behindPooler.Store(v.Pooler)
-	t.hunting.Store(v.Hunting)
-	if v.Hunting {
+// SetNodeStatus tells the pool the state of the node, so that the pool notices what contradicts it.
+func (p *Pool) SetNodeStatus(status NodeStatus) {
+	t := &p.traffic
+	t.master.Store(status.Master)
+	t.reachable.Store(status.Reachable)
+	t.standby.Store(status.Standby)
+	t.behindPooler.Store(status.Pooler)
+	t.hunting.Store(status.Hunting)
+	if status.Hunting {
 		t.sampleNext.Store(true)
 	}
 }
 
 // SampleNext makes the next released connection be compared with the node's state.
-func (n *Pool) SampleNext() { n.traffic.sampleNext.Store(true) }
+func (p *Pool) SampleNext() { p.traffic.sampleNext.Store(true) }
 
-// listen adds handlers to the user's handlers of a pool's connections. The user's handlers still decide.
+// listen adds handlers to the user's handlers of a pool's connections. After an error the connection is closed if the user's
+// handler says so, if the connection would refuse every later write, or if the error ends the session.
 func (t *traffic) listen(config *pgx.ConnConfig) {
 	onError, onNotice := config.OnPgError, config.OnNotice
 	config.OnPgError = func(pg *pgconn.PgConn, err *pgconn.PgError) bool {
@@ -76,7 +77,7 @@ func (t *traffic) listen(config *pgx.ConnConfig) {
 		} else {
 			t.noteCode(err.Code)
 		}
-		return (onError == nil || onError(pg, err)) && !t.misrouted(pg, err.Code) && !pgerr.EndsSession(err)
+		return (onError == nil || onError(pg, err)) && !t.refusesWrites(pg, err.Code) && !pgerr.EndsSession(err)
 	}
 	// A server that stops at once, or recovers from the crash of a backend, says so by a warning and no error.
 	config.OnNotice = func(pg *pgconn.PgConn, notice *pgconn.Notice) {
@@ -98,9 +99,9 @@ func (t *traffic) noteRefusedWrite(pg *pgconn.PgConn) {
 	switch {
 	case !t.master.Load(): // the application writes to a replica by mistake
 	case beganReadOnly(pg) || pg.ParameterStatus("default_transaction_read_only") == "":
-		t.watcher.Contradict()
+		t.observer.Contradict()
 	default:
-		t.watcher.SuggestCheck()
+		t.observer.SuggestCheck()
 	}
 }
 
@@ -114,7 +115,7 @@ func beganReadOnly(pg *pgconn.PgConn) bool {
 func (t *traffic) noteSession(pg *pgconn.PgConn, s *Socket) {
 	s.readOnly = pg.ParameterStatus("default_transaction_read_only") == "on"
 	if s.readOnly && t.master.Load() && !t.behindPooler.Load() {
-		t.watcher.Contradict()
+		t.observer.Contradict()
 	}
 }
 
@@ -128,14 +129,14 @@ func (t *traffic) noteCode(code string) {
 	case t.behindPooler.Load():
 		t.noteLoss() // the pooler has lost its server
 	default:
-		t.watcher.SuggestCheck()
+		t.observer.SuggestCheck()
 	}
 }
 
-// misrouted reports whether a connection must be closed because it refused a write although the node is the master.
-// Either the connection leads to a standby, because the name or the proxy led elsewhere when it was made, or its session
-// began read-only. It would refuse every later write.
-func (t *traffic) misrouted(pg *pgconn.PgConn, code string) bool {
+// refusesWrites reports whether a connection must be closed because it has refused a write, although the node is the master,
+// and would refuse every later write. Either the connection leads to a standby, because the name or the proxy led elsewhere
+// when it was made, or its session began read-only.
+func (t *traffic) refusesWrites(pg *pgconn.PgConn, code string) bool {
 	return code == pgerr.ReadOnlySQLTransaction && t.master.Load() && !t.behindPooler.Load() &&
 		(pg.ParameterStatus("in_hot_standby") == "on" || beganReadOnly(pg))
 }
@@ -144,7 +145,7 @@ func (t *traffic) misrouted(pg *pgconn.PgConn, code string) bool {
 // monitor knows, connections that were idle at this time are pinged before they are lent.
 func (t *traffic) noteLoss() {
 	t.lossAt.Store(int64(time.Since(epoch)))
-	t.watcher.SuggestCheck()
+	t.observer.SuggestCheck()
 }
 
 // lostSince reports whether a connection that has been idle for this long was last used before the last loss of another
@@ -155,8 +156,8 @@ func (t *traffic) lostSince(idle time.Duration) bool {
 }
 
 // LostLately reports whether a connection was lost within the last second.
-func (n *Pool) LostLately() bool {
-	_, lately := n.traffic.lastLoss()
+func (p *Pool) LostLately() bool {
+	_, lately := p.traffic.lastLoss()
 	return lately
 }
 
@@ -174,7 +175,7 @@ func (t *traffic) lastLoss() (ago time.Duration, lately bool) {
 	return ago, true
 }
 
-// epoch is a moment before all others.
+// epoch is a fixed time in the past, so that differences to it are positive.
 var epoch = time.Now().Add(-time.Hour)
 
 // compare compares what the server has reported on a connection with the node's role. PostgreSQL 14 and later tell every
@@ -186,7 +187,7 @@ func (t *traffic) compare(pg *pgconn.PgConn) {
 	standby := pg.ParameterStatus("in_hot_standby")
 	if standby == "on" && !t.standby.Load() || standby == "off" && t.standby.Load() ||
 		t.master.Load() && pg.ParameterStatus("default_transaction_read_only") == "on" {
-		t.watcher.SuggestCheck()
+		t.observer.SuggestCheck()
 	}
 }
 
@@ -196,15 +197,15 @@ func (t *traffic) sent(s *Socket) {
 		return
 	}
 	t.awaiting.Add(1)
-	t.requests.Add(1)
+	t.requestCount.Add(1)
 	if !t.watchingSilence.Swap(true) {
-		t.watchSilence(t.requests.Load(), t.answers.Load(), 0)
+		t.watchSilence(t.requestCount.Load(), t.readCount.Load(), 0)
 	}
 }
 
 // received records that the server is alive.
 func (t *traffic) received(s *Socket) {
-	t.answers.Add(1)
+	t.readCount.Add(1)
 	t.done(s)
 }
 
@@ -214,19 +215,19 @@ func (t *traffic) done(s *Socket) {
 	}
 }
 
-// watchSilence looks every 50 ms (half of Silence) for as long as answers are expected. It suggests a probe when nothing
-// at all came during Silence, and another one whenever something more was asked while still nothing came. So one long
+// watchSilence looks every 50 ms (half of MaxSilence) for as long as answers are expected. It suggests a probe when nothing
+// at all came during MaxSilence, and another one whenever something more was asked while still nothing came. So one long
 // query costs one probe. While the silence lasts it also calls OnSilence each time.
-func (t *traffic) watchSilence(requests, answers uint64, quiet int) {
-	time.AfterFunc(Silence/2, func() {
-		asked, came := t.requests.Load(), t.answers.Load()
-		if came != answers {
-			quiet = 0
-		} else if quiet++; quiet == 2 || quiet > 2 && asked != requests {
-			t.watcher.SuggestCheck()
+func (t *traffic) watchSilence(requests, reads uint64, silent int) {
+	time.AfterFunc(MaxSilence/2, func() {
+		nowRequests, nowReads := t.requestCount.Load(), t.readCount.Load()
+		if nowReads != reads {
+			silent = 0
+		} else if silent++; silent == 2 || silent > 2 && nowRequests != requests {
+			t.observer.SuggestCheck()
 		}
-		if quiet > 2 {
-			t.watcher.OnSilence()
+		if silent > 2 {
+			t.observer.OnSilence()
 		}
 		if t.awaiting.Load() == 0 {
 			t.watchingSilence.Store(false)
@@ -234,6 +235,6 @@ func (t *traffic) watchSilence(requests, answers uint64, quiet int) {
 				return
 			}
 		}
-		t.watchSilence(asked, came, quiet)
+		t.watchSilence(nowRequests, nowReads, silent)
 	})
 }
