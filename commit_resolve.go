@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -104,13 +105,27 @@ func (c *commits) resolving(ctx context.Context) (context.Context, context.Cance
 	return resolving, func() { stop(); cancel() }
 }
 
+// whoTells returns the route to whoever can tell what became of a transaction: the master, and of several the one where it ran.
+func (c *commits) whoTells(l *lostCommit) *Route {
+	if !c.config.MultiMaster {
+		return c.master
+	}
+	config, route := *c.config, new(Route)
+	config.Picker = PickerFunc(func(masters []Candidate) int {
+		return slices.IndexFunc(masters, func(m Candidate) bool { return m.Name == l.trace.Node })
+	})
+	route.init(c.cluster, &config, c.master.waits, TargetMaster)
+	return route
+}
+
 // findOut asks the master of now what became of a transaction, until it is known, known to be unknown, or ctx ends.
 func (c *commits) findOut(ctx context.Context, l *lostCommit) (verdict evidence.Verdict, why string) {
 	if l.mark == nil && l.trace.XID == 0 {
 		return evidence.Unknown, "nothing is known that tells it"
 	}
+	master := c.whoTells(l)
 	for round := 0; ; round++ {
-		conn, err := c.master.Acquire(ctx)
+		conn, err := master.Acquire(ctx)
 		if err != nil {
 			return evidence.Unknown, "nobody to ask: " + err.Error()
 		}
@@ -148,7 +163,12 @@ func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (v
 		return evidence.Unknown, "", err
 	}
 	now := c.master.originOf(conn, c.cluster.snapshot())
-	if l.mark != nil {
+	another := c.config.MultiMaster && (now == nil || now.Name != l.trace.Node)
+	switch {
+	case another && l.mark != nil:
+		verdict, why = c.ofSeveral(l)
+		return verdict, why, nil
+	case l.mark != nil:
 		return c.askMark(ctx, conn, l, now)
 	}
 	answer, synchronous, err := l.status(ctx, conn)
@@ -160,12 +180,23 @@ func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (v
 	}
 	verdict, why = evidence.Judge(l.trace, answer, &c.cluster.history, c.config.MultiMaster)
 	switch {
+	case verdict == evidence.Unknown && another:
+		verdict, why = c.ofSeveral(l)
 	case verdict == evidence.Applied && synchronous && answer.Life.Timeline == l.trace.Life.Timeline:
 		err = confirm(ctx, conn)
 	case verdict == evidence.Unknown && l.verify != nil && evidence.Over(l.trace, answer, c.config.MultiMaster):
 		return l.verified(ctx, conn)
 	}
 	return verdict, why, err
+}
+
+// ofSeveral is what an answer proves that came from another master than the one of the transaction: nothing, so that one is asked again
+// as long as it is there.
+func (c *commits) ofSeveral(l *lostCommit) (evidence.Verdict, string) {
+	if n, known := c.cluster.snapshot().Node(l.trace.Node); known && n.Role == RoleMaster && n.Status == StatusUp {
+		return evidence.Elsewhere, "another one of several masters has answered"
+	}
+	return evidence.Unknown, "there may be several masters, and the one of the transaction is not there"
 }
 
 // terminate ends the transaction's session, if it is on this very server and still in the transaction: nobody hears its answer any
@@ -230,8 +261,6 @@ func (c *commits) askMark(ctx context.Context, conn *pgxpool.Conn, l *lostCommit
 		switch {
 		case t.SystemID != 0 && now.Report.SystemID != 0 && t.SystemID != now.Report.SystemID:
 			return evidence.Unknown, "the master is one of another cluster", nil
-		case c.config.MultiMaster && now.Name != t.Node:
-			return evidence.Unknown, "there may be several masters, and this is not the one of the transaction", nil
 		case now.Report.Timeline != 0 && now.Report.Timeline < t.Life.Timeline:
 			return evidence.Elsewhere, "the node that answers is on an older timeline than the transaction", nil
 		case now.Report.Timeline != 0 && now.Report.Timeline == t.Life.Timeline && now.Name != t.Node:

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -410,5 +411,94 @@ func TestLostAnswerBehindPgBouncer(t *testing.T) {
 	}
 	if err, _ := lost("a mark"); err != nil || !slices.Equal(attemptsOf(t, b, id), []int{1}) {
 		t.Errorf("a mark, behind a failover: in attempts %v: %v", attemptsOf(t, b, id), err)
+	}
+}
+
+// Of several masters the one is asked where the transaction ran. The other one has never heard of it.
+func TestLostAnswerOfOneOfSeveralMasters(t *testing.T) {
+	ctx := testContext(t)
+	first, second := startCluster(t, pgcluster.Options{}).Nodes()[0], startCluster(t, pgcluster.Options{}).Nodes()[0]
+	shop(t, first)
+	shop(t, second)
+	th := &thief{}
+	m := open(t, dsnOf(first, second), th.steal, func(c *hasql.Config) { c.MultiMaster = true })
+	must(t, m.Ready(ctx, 2, 0))
+	for id := range 8 {
+		options := []hasql.TxOptions{{}, {Marker: "hasql_commit"}}[id%2]
+		th.before = nil
+		if id%4 > 1 {
+			th.before = func() bool { return false }
+		}
+		th.armed.Store(true)
+		err := orderInTx(ctx, m, id, options)
+		if got := len(attemptsOf(t, first, id)) + len(attemptsOf(t, second, id)); err != nil || got != 1 {
+			t.Errorf("order %d: done %d times: %v", id, got, err)
+		}
+	}
+}
+
+// What was unknown is found out by another process, and not by what the first one has done in the same place since.
+func TestCommitThatAnotherProcessResolves(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{Replicas: 1})
+	a, b := cluster.Nodes()[0], cluster.Nodes()[1]
+	shop(t, a)
+	th := &thief{}
+	m := openReady(t, cluster, th.steal, func(c *hasql.Config) { c.AcquireTimeout = 100 * time.Millisecond })
+	ids, paused := make(map[int]hasql.CommitID), make(chan error, 1)
+	pause := func() { // nobody is to be asked
+		go func() { paused <- m.Pause(ctx) }()
+		m.await("the pause", (*hasql.Snapshot).Paused)
+	}
+	applied := func(m *manager, id int, want bool) {
+		t.Helper()
+		for range 2 { // to ask changes nothing
+			if got, err := m.ResolveCommit(ctx, ids[id]); err != nil || got != want {
+				t.Errorf("order %d: applied %v: %v: %s", id, got, err, ids[id])
+			}
+		}
+	}
+	for id := range 6 {
+		options := waysToCommit[[]string{"a mark", "a mark, serializable", "with BEGIN"}[id%3]].options
+		done := id < 3
+		th.before, th.sent = nil, func() {
+			awaitOrder(t, a, id)
+			pause()
+		}
+		if !done {
+			th.before = func() bool { pause(); return false }
+		}
+		th.armed.Store(true)
+		var unknown *hasql.CommitUnknownError
+		for !errors.As(orderInTx(ctx, m, id, options), &unknown) { // a dial may take longer than AcquireTimeout
+			must(t, ctx.Err())
+		}
+		ids[id] = unknown.ID
+		must(t, <-paused)
+		m.Resume()
+		for done := 0; done < 3; {
+			if orderInTx(ctx, m, 100+id, options) == nil {
+				done++
+			}
+			must(t, ctx.Err())
+		}
+	}
+	another := openReady(t, cluster)
+	for id := range ids {
+		if id != 3 && id != 4 { // asked for first after the failover
+			applied(another, id, id < 3)
+		}
+	}
+	must(t, b.WaitStreaming(ctx, a))
+	must(t, a.Kill())
+	must(t, b.Promote(ctx))
+	another.awaitMaster(b)
+	for _, id := range []int{0, 1, 3, 4} {
+		applied(another, id, id < 3)
+	}
+	for id := range ids {
+		if got := len(attemptsOf(t, b, id)); got > 1 || (got == 1) != (id < 3) {
+			t.Errorf("order %d: done %d times", id, got)
+		}
 	}
 }
