@@ -12,6 +12,8 @@ var (
 	replicas        = desc("replicas", "Nodes that may be read from only.")
 	masterMissing   = desc("master_missing_seconds_total", "Time during which no master was known, the present outage included.")
 	failovers       = desc("failovers_total", "How many times another node has become the master than was it last.")
+	connectionsCut  = desc("connections_cut_total", "Connections that were cut because their node was down, stale or foreign.")
+	repeated        = desc("statements_repeated_total", "Statements that ran again because a stopping server had undone them.")
 	paused          = desc("paused", "1 while an operator holds back acquires of the master, else 0.")
 	discoveryFails  = desc("discovery_failing", "1 if the last question which nodes there are failed, else 0.")
 	discoveryAnswer = desc("discovery_last_success_timestamp_seconds", "When the last good answer came to the question which nodes there are.")
@@ -37,7 +39,7 @@ var (
 )
 
 var all = []*prometheus.Desc{
-	masters, replicas, masterMissing, failovers, paused, discoveryFails, discoveryAnswer,
+	masters, replicas, masterMissing, failovers, connectionsCut, repeated, paused, discoveryFails, discoveryAnswer,
 	nodeUp, nodeStatus, latency, evidenceAge, lagSeconds, lagBytes,
 	connections, connectionsMax, guests, poolWaiting, connectionsOpen, nodeAcquires,
 	acquires, failures, acquireWait, waiting,
@@ -115,6 +117,8 @@ func (s sink) cluster(stat *hasql.Stat) {
 	s.gauge(replicas, float64(snapshot.ReplicaCount()))
 	s.counter(masterMissing, stat.NoMasterTime().Seconds())
 	s.counter(failovers, float64(stat.Failovers()))
+	s.counter(connectionsCut, float64(stat.ConnectionsCut()))
+	s.counter(repeated, float64(stat.StatementsRepeated()))
 	s.gauge(paused, oneIf(snapshot.Paused()))
 	s.gauge(discoveryFails, oneIf(discovery.Failing()))
 	if last := discovery.LastSuccess; !last.IsZero() {
@@ -157,7 +161,11 @@ func (s sink) pool(n *hasql.NodeStat) {
 func (s sink) target(t hasql.TargetStat, name string) {
 	s.counter(acquires, float64(t.Acquires), name)
 	s.counter(failures, float64(t.Failures), name)
-	s.metrics <- prometheus.MustNewConstSummary(acquireWait, uint64(t.Waits), t.WaitTime.Seconds(), nil, name)
+	buckets := make(map[float64]uint64)
+	for bound, waits := range t.WaitHistogram() {
+		buckets[bound.Seconds()] = uint64(waits)
+	}
+	s.metrics <- prometheus.MustNewConstHistogram(acquireWait, uint64(t.Waits), t.WaitTime.Seconds(), buckets, name)
 	s.gauge(waiting, float64(t.Waiting), name)
 }
 

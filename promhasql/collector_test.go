@@ -99,8 +99,11 @@ func scrape(t *testing.T, pm *hasql.PoolManager) map[string]float64 {
 			if len(labels) > 0 {
 				suffix = "{" + strings.Join(labels, ",") + "}"
 			}
-			if s := m.GetSummary(); s != nil {
-				series[family.GetName()+"_sum"+suffix], series[family.GetName()+"_count"+suffix] = s.GetSampleSum(), float64(s.GetSampleCount())
+			if h := m.GetHistogram(); h != nil {
+				series[family.GetName()+"_sum"+suffix], series[family.GetName()+"_count"+suffix] = h.GetSampleSum(), float64(h.GetSampleCount())
+				for _, b := range h.GetBucket() {
+					series[fmt.Sprintf("%s_bucket{%s,le=%q}", family.GetName(), strings.Join(labels, ","), fmt.Sprint(b.GetUpperBound()))] = float64(b.GetCumulativeCount())
+				}
 				continue
 			}
 			series[family.GetName()+suffix] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
@@ -127,7 +130,7 @@ func TestScrapeShowsAnOutage(t *testing.T) {
 		pg1, pg2, pg3 := name(c, "pg1"), name(c, "pg2"), name(c, "pg3")
 		before := scrape(t, pm)
 		expect(t, "before", before, map[string]float64{
-			"hasql_masters": 1, "hasql_replicas": 2, "hasql_failovers_total": 0, "hasql_paused": 0, "hasql_discovery_failing": 0,
+			"hasql_masters": 1, "hasql_replicas": 2, "hasql_failovers_total": 0, "hasql_connections_cut_total": 0, "hasql_statements_repeated_total": 0, "hasql_paused": 0, "hasql_discovery_failing": 0,
 			`hasql_node_up{node="` + pg1 + `",role="master"}`:            1,
 			`hasql_node_up{node="` + pg1 + `",role="replica"}`:           0,
 			`hasql_node_up{node="` + pg2 + `",role="replica"}`:           1,
@@ -188,6 +191,8 @@ func TestScrapeShowsAnOutage(t *testing.T) {
 			`hasql_node_acquires_total{node="` + pg2 + `",target="master"}`: 3,
 			`hasql_acquire_failures_total{target="master"}`:                 0,
 			`hasql_acquire_wait_seconds_count{target="master"}`:             3,
+			`hasql_acquire_wait_seconds_bucket{target="master",le="1"}`:     0,
+			`hasql_acquire_wait_seconds_bucket{target="master",le="10"}`:    3,
 		})
 		if sum := after[`hasql_acquire_wait_seconds_sum{target="master"}`]; sum < 15 || sum > 18 {
 			t.Errorf("three acquires have waited for %v s", sum)

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// names returns the names of all metrics, without those of the parts of a summary.
+// names returns the names of all metrics, without those of the parts of a histogram.
 func names(t *testing.T) (names []string) {
 	t.Helper()
 	for _, d := range all {
@@ -30,7 +30,7 @@ func unknown(t *testing.T, text string) (unknown []string) {
 	t.Helper()
 	known := names(t)
 	for _, name := range metric.FindAllString(text, -1) {
-		name = strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count")
+		name = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count"), "_bucket")
 		if !slices.Contains(known, name) {
 			unknown = append(unknown, name)
 		}
