@@ -73,7 +73,7 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 ) error {
 	r.waits.begun.Add(1)
 	defer r.waits.ended.Add(1)
-	if limit := r.config.AcquireTimeout; limit > 0 {
+	if limit := r.criteria.timeout; limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadlineCause(ctx, started.Add(limit), errAcquireTimeout)
 		defer cancel()

@@ -16,6 +16,7 @@ type criteria struct {
 	synchronous    bool   // whether synchronous standbys are preferred
 	atLeast        LSN
 	repeat         bool
+	timeout        time.Duration // of one acquire; none if it is not positive
 }
 
 // volatile reports whether a node may begin or cease to fit without a change of its role or status.

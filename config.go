@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
 	"github.com/pghasql/hasql/discovery"
@@ -137,6 +138,14 @@ type Config struct {
 
 	warnings []string // of ParseConfig, logged by New
 	source   *dsn.DSN // that ParseConfig read; nil in a Config that it has not made
+}
+
+// EachPool calls edit with the configuration of the pool of each node, for what all nodes have in common: hooks, tracers, types.
+// Nodes that a Discoverer finds take after these.
+func (c *Config) EachPool(edit func(*pgxpool.Config)) {
+	for i := range c.Nodes {
+		edit(c.Nodes[i].Pool)
+	}
 }
 
 // discovererProblem says why there can be no discovery, "" if there can.

@@ -1,10 +1,10 @@
 package hasql
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -376,27 +376,41 @@ func TestParseConfigWarnsOfAPortForTheLastHostAlone(t *testing.T) {
 	}
 }
 
-func TestEmptyDSNIsTold(t *testing.T) {
-	testenv.Isolate(t)
-	warned := func(dsn string) bool {
-		t.Helper()
-		c, err := ParseConfig(dsn)
-		if err != nil {
-			t.Fatal(err)
+func TestEmptyDSNIsRefusedUnlessTheEnvironmentNamesACluster(t *testing.T) {
+	for _, env := range []string{"", "PGHOST", "PGHOSTADDR"} {
+		testenv.Isolate(t)
+		if env != "" {
+			t.Setenv(env, "192.0.2.7")
 		}
-		return slices.ContainsFunc(c.warnings, func(w string) bool {
-			return strings.HasPrefix(w, "the DSN is empty") && strings.Contains(w, c.Nodes[0].Name)
-		})
+		for _, dsn := range []string{"", " \n"} {
+			_, err := ParseConfig(dsn)
+			if env != "" && err == nil {
+				continue
+			}
+			if _, ok := errors.AsType[*ConfigError](err); !ok || env != "" || !strings.Contains(err.Error(), "the DSN is empty") || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q with %s: %v", dsn, env, err)
+			}
+		}
 	}
-	if !warned("") || !warned(" \n") {
-		t.Error("an empty DSN was not told")
+	testenv.Isolate(t)
+	for _, dsn := range []string{"dbname=d", "postgres://", "host=localhost"} {
+		if _, err := ParseConfig(dsn); err != nil {
+			t.Errorf("a DSN that says something was taken for an empty one: %v", err)
+		}
 	}
-	if warned("dbname=d") || warned("postgres://") {
-		t.Error("a DSN that says something was taken for an empty one")
+}
+
+func TestEachPoolIsEdited(t *testing.T) {
+	testenv.Isolate(t)
+	c, err := ParseConfig("postgres://u@h1,h2,h3/db")
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Setenv("PGHOST", "h1")
-	if warned("") {
-		t.Error("the environment names a host")
+	c.EachPool(func(p *pgxpool.Config) { p.MaxConns = 17 })
+	for _, n := range c.Nodes {
+		if n.Pool.MaxConns != 17 {
+			t.Errorf("%s may have %d connections", n.Name, n.Pool.MaxConns)
+		}
 	}
 }
 

@@ -43,13 +43,17 @@ import (
 // pool_max_conn_lifetime_jitter is a tenth of the lifetime, pool_health_check_period is 5 s, TCP keep-alive begins after 1 s
 // and sends 3 probes at intervals of 1 s, and tcp_user_timeout is hasql_down_timeout.
 //
-// An empty DSN means libpq's default host. New then logs a warning, unless the environment names a host or a service. The
+// An empty DSN is an error unless the environment names a host (PGHOST, PGHOSTADDR) or a service (PGSERVICE): most often it is a
+// variable of the service that was not set. For libpq's default host say host=localhost, or host= and the folder of its socket. The
 // error of an invalid DSN is a [*ConfigError]. It names every problem and contains no part of the DSN that could be a
 // password.
 func ParseConfig(connString string) (*Config, error) {
 	d, err := dsn.Parse(connString)
 	if err != nil {
 		return nil, &ConfigError{Problems: []string{err.Error()}}
+	}
+	if d.NamesNothing() {
+		return nil, &ConfigError{Problems: []string{"the DSN is empty, and neither PGHOST nor PGSERVICE is set: name the hosts of the cluster, as in postgres://app@pg1,pg2,pg3/shop"}}
 	}
 	c := &Config{Repeat: true, TraceCommits: true, source: d}
 	var problems []string
@@ -107,9 +111,6 @@ func ParseConfig(connString string) (*Config, error) {
 	}
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: unique(problems)}
-	}
-	if d.NamesNothing() {
-		c.warnings = append(c.warnings, fmt.Sprintf("the DSN is empty: the default host %s is used, as in libpq", c.Nodes[0].Name))
 	}
 	if d.LastPortOnly() {
 		c.warnings = append(c.warnings, fmt.Sprintf("only the last host of the DSN has a port: the other hosts use 5432, as in libpq (the first node is %s)",

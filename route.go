@@ -75,6 +75,12 @@ func WithRepeat(repeat bool) RouteOption {
 	return func(w *criteria) { w.repeat = repeat }
 }
 
+// WithAcquireTimeout sets the time limit of one acquire: finding a node that fits and getting a connection to it. It replaces
+// [Config.AcquireTimeout]. With 0 or less only the caller's context ends an acquire.
+func WithAcquireTimeout(d time.Duration) RouteOption {
+	return func(w *criteria) { w.timeout = d }
+}
+
 // init makes a Route as the configuration says.
 func (r *Route) init(cluster *clusterView, config *Config, waits *waitCount, target Target, options ...RouteOption) {
 	r.cluster, r.config, r.waits = cluster, config, waits
@@ -84,6 +90,7 @@ func (r *Route) init(cluster *clusterView, config *Config, waits *waitCount, tar
 		masterWeight:   config.MasterAsReplicaWeight,
 		maxLag:         config.MaxReplicaLag,
 		repeat:         config.Repeat,
+		timeout:        config.AcquireTimeout,
 	}
 	for _, option := range options {
 		option(&r.criteria)

@@ -51,8 +51,8 @@ var mutations = []mutation{
 	},
 	{
 		"AcquireTimeout is not heeded", "budget", "acquire.go",
-		"if limit := r.config.AcquireTimeout; limit > 0 {",
-		"if limit := r.config.AcquireTimeout; limit > time.Hour {",
+		"if limit := r.criteria.timeout; limit > 0 {",
+		"if limit := r.criteria.timeout; limit > time.Hour {",
 	},
 	{
 		"nothing is ever cut", "cut", "pool_manager.go",

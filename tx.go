@@ -23,7 +23,7 @@ func (r *Route) Begin(ctx context.Context) (pgx.Tx, error) {
 // If the connection ends before the transaction has begun, another one is taken, within AcquireTimeout as a whole: nothing
 // was done yet. Only options with a BeginQuery are not tried again, as that may do anything.
 func (r *Route) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	started, limit := time.Now(), r.config.AcquireTimeout
+	started, limit := time.Now(), r.criteria.timeout
 	waiting := ctx // until there is a connection; the first Acquire limits itself
 	for round := 0; ; round++ {
 		if round == 1 && limit > 0 {

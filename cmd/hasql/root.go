@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -64,11 +65,21 @@ func holdsDSN(text string) bool {
 	return strings.Contains(text, "://") || strings.Contains(strings.ToLower(text), "password")
 }
 
+// version returns the version that the command was installed as, or the commit that it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "hasql",
 		Short:         "Highly available PostgreSQL, from the client's side",
 		Long:          "Highly available PostgreSQL, from the client's side.\n\n" + exitHelp,
+		Version:       version(),
 		SilenceErrors: true, // run prints them
 		SilenceUsage:  true,
 	}

@@ -26,6 +26,7 @@ func TestExitStatusAndWords(t *testing.T) {
 		"two modes":         {[]string{"demo", "--dsn", "host=pg1", "--hold"}, exitUnable, "", "none of the others can be"},
 		"too many words":    {[]string{"demo", "now"}, exitUnable, "", `unknown command "now"`},
 		"senseless runs":    {[]string{"demo", "--runs", "0"}, exitUnable, "", "at least 1 run"},
+		"version":           {[]string{"--version"}, 0, "hasql version ", ""},
 		"no PostgreSQL":     {[]string{"demo"}, exitUnable, "Starting", "$PGBINDIR"},
 		"the same for JSON": {[]string{"demo", "--json"}, exitUnable, "", "no PostgreSQL server binaries"},
 	}

@@ -169,6 +169,12 @@ var differences = []difference{
 
 	// What we refuse.
 	{
+		name:    "an empty DSN",
+		why:     "it names no cluster: most often a variable of the service was not set",
+		seed:    "kv-empty",
+		refused: `the DSN is empty, .*`,
+	},
+	{
 		name:    "unsupported by pgx",
 		why:     "what the setting promises would not be there, or the server would refuse it",
 		seed:    "kv-sslcrl",

@@ -234,7 +234,7 @@ func (d *DSN) LastPortOnly() bool {
 	return last > 0 && withPort(parts[last]) && !slices.ContainsFunc(parts[:last], withPort)
 }
 
-// NamesNothing reports whether the DSN is empty and the environment has nothing in its place. That is allowed, and more
+// NamesNothing reports whether the DSN is empty and the environment has nothing in its place. libpq allows that; here it is most
 // often a variable of the service that was not set.
 func (d *DSN) NamesNothing() bool {
 	named := func(env string) bool { return os.Getenv(env) != "" }

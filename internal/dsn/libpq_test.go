@@ -61,7 +61,8 @@ func startLibpq(t testing.TB) *libpq {
 	if v := l.read(t, "").version; v < 14 {
 		t.Skipf("libpq %d: before 14 it worded its errors otherwise", v)
 	}
-	l.defaultHost, l.ourDefaultHost = l.read(t, "").hosts[0].host, read(t, "").hosts[0].host
+	const noHost = "dbname=d"
+	l.defaultHost, l.ourDefaultHost = l.read(t, noHost).hosts[0].host, read(t, noHost).hosts[0].host
 	return l
 }
 
