@@ -428,11 +428,11 @@ func TestPauseForEndsByItself(t *testing.T) {
 		pauses []time.Duration // 0: without an end
 		until  time.Duration   // 0: until Resume
 	}{
-		"one":                   {[]time.Duration{time.Minute}, time.Minute},
-		"then a longer one":     {[]time.Duration{time.Minute, time.Hour}, time.Hour},
-		"then a shorter one":    {[]time.Duration{time.Hour, time.Minute}, time.Hour},
-		"then one without end":  {[]time.Duration{time.Minute, 0}, 0},
-		"after one without end": {[]time.Duration{0, time.Minute}, 0},
+		"one":                   {[]time.Duration{10 * time.Second}, 10 * time.Second},
+		"then a longer one":     {[]time.Duration{10 * time.Second, time.Minute}, time.Minute},
+		"then a shorter one":    {[]time.Duration{time.Minute, 10 * time.Second}, time.Minute},
+		"then one without end":  {[]time.Duration{10 * time.Second, 0}, 0},
+		"after one without end": {[]time.Duration{0, 10 * time.Second}, 0},
 	} {
 		t.Run(what, func(t *testing.T) {
 			bubble(t, func(t *testing.T, c *pgfake.Cluster) {
@@ -448,8 +448,8 @@ func TestPauseForEndsByItself(t *testing.T) {
 					}
 				}
 				if test.until == 0 {
-					at(24*time.Hour, pm.Resume)
-					test.until = 24 * time.Hour
+					test.until = time.Minute
+					at(test.until, pm.Resume)
 				}
 				took := timed(func() { acquire(t, pm.AcquireMaster).Release() })
 				if took < test.until || took > test.until+2*DefaultCheckInterval {
@@ -481,7 +481,7 @@ func TestBanStandsWhenTheNodeComesBack(t *testing.T) {
 		pm := open(t, c)
 		ready(t, pm)
 		name := nameOf(pm, "pg2")
-		if err := pm.Ban(name, BanOptions{Reason: "disk", Duration: time.Hour}); err != nil {
+		if err := pm.Ban(name, BanOptions{Reason: "disk", Duration: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		leaves := func() {
@@ -503,7 +503,7 @@ func TestBanStandsWhenTheNodeComesBack(t *testing.T) {
 		leaves()
 		returns("pg1 up, pg2 banned, pg3 up")
 		leaves()
-		time.Sleep(time.Hour) // the ban ends meanwhile
+		time.Sleep(time.Minute) // the ban ends meanwhile
 		returns("pg1 up, pg2 up, pg3 up")
 		if err := pm.Ban(name, BanOptions{}); err != nil {
 			t.Fatal(err)
