@@ -1,7 +1,7 @@
 package evidence
 
-// Judge says what an answer proves, and why if that is nothing. several is whether the cluster may have several masters, of which
-// each has a history of its own.
+// Judge says what an answer proves. why is what is missing if the verdict is neither Applied nor NotApplied. several is whether the
+// cluster may have several masters, each with a history of its own.
 func Judge(t Trace, a Answer, h *History, several bool) (v Verdict, why string) {
 	switch {
 	case t.XID == 0 || t.Life.Timeline == 0:
@@ -57,7 +57,7 @@ func laterLife(t Trace, a Answer, h *History) (Verdict, string) {
 	case a.Status != Committed:
 		return Unknown, "the master has forgotten the transaction"
 	}
-	end, why := h.end(t, a)
+	end, why := h.commonEnd(t, a)
 	switch {
 	case why != "":
 		return Unknown, why

@@ -1,6 +1,7 @@
 package evidence
 
-// Life is the time of a server between two recoveries. In no two lives of a cluster are all three the same.
+// Life is a time during which a server is out of recovery. It begins with a start, a crash recovery or a promotion. In no two
+// lives of a cluster are all three fields the same.
 type Life struct {
 	Timeline  uint32
 	Recovered uint64 // where the recovery that it began with ended, pg_last_wal_replay_lsn(); 0 if there was none
@@ -27,7 +28,7 @@ const (
 	Committed
 )
 
-// Answer is what the master of now says, all of one session.
+// Answer is what the current master says, all of one session.
 type Answer struct {
 	Node     string
 	SystemID uint64 // 0 if unknown
@@ -35,13 +36,13 @@ type Answer struct {
 	Status   Status // of the trace's xid
 }
 
-// Verdict is what is proven.
+// Verdict is what is proven of a transaction.
 type Verdict uint8
 
 const (
-	Unknown    Verdict = iota // for good, as far as this answer and this history go
+	Unknown    Verdict = iota // nothing is proven, and asking again does not help
 	Pending                   // ask again: the transaction's own session has not ended yet
 	Elsewhere                 // ask again: this server is not the master of the transaction's cluster any more
-	Applied                   // it is part of the history of the master of now
-	NotApplied                // it is not, and will not be
+	Applied                   // the transaction is part of the current master's history
+	NotApplied                // the transaction is not part of it, and never will be
 )

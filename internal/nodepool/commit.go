@@ -9,7 +9,7 @@ func ExpectCommit(c *pgx.Conn) {
 	}
 }
 
-// Unreplicated reports whether the server gave up to wait for a synchronous standby since ExpectCommit, and its node.
+// Unreplicated reports whether the server gave up waiting for a synchronous standby since ExpectCommit, and the name of its node.
 func Unreplicated(c *pgx.Conn) (node string, gaveUp bool) {
 	if s := socketOf(c); s != nil && s.unreplicated {
 		return s.pool.name, true
@@ -17,23 +17,17 @@ func Unreplicated(c *pgx.Conn) (node string, gaveUp bool) {
 	return "", false
 }
 
-// Committed reports whether the server has confirmed a COMMIT since ExpectCommit, and then sent an error, of which alone pgx tells.
+// Committed reports whether the server has confirmed a COMMIT since ExpectCommit and then sent an error. pgx returns only the error.
 func Committed(c *pgx.Conn) bool {
 	s := socketOf(c)
 	return s != nil && s.committed
 }
 
-// Written counts what was written to a connection so far, but for the farewell of a client that gives it up. It is false if somebody
-// else's wrapper hides that.
+// Written returns how many writes there were to a connection so far, without the message by which a client ends it. known is false
+// if a wrapper of the user hides the writes.
 func Written(c *pgx.Conn) (times uint64, known bool) {
 	if s := socketOf(c); s != nil {
 		return s.written.Load(), true
 	}
 	return 0, false
-}
-
-// HasEnded reports whether a connection was cut, or has ended by itself.
-func HasEnded(c *pgx.Conn) bool {
-	s := socketOf(c)
-	return s != nil && (s.reason.Load() != nil || s.pool.hasReadEnded(s))
 }

@@ -45,8 +45,8 @@ func (s *Socket) newEndError(cause error, peek bool) (e *EndError) {
 	return e
 }
 
-// OfEnd returns err, or the EndError in it. In a COPY pgx wraps an EndError in a time-out, which would mislead the
-// caller.
+// OfEnd returns the EndError in err, or err if there is none. In a COPY pgx wraps an EndError in a time-out, which
+// would mislead the caller.
 func OfEnd(err error) error {
 	if end, ok := errors.AsType[*EndError](err); ok {
 		return end

@@ -27,7 +27,7 @@ type Socket struct {
 	committed bool
 	// unreplicated is whether the server has told that it gave up waiting for a synchronous standby after a commit.
 	unreplicated bool
-	written      atomic.Uint64 // how often something was written
+	written      atomic.Uint64 // the number of writes, without that of terminateMessage
 	readOnly     bool          // whether its session began with default_transaction_read_only on
 
 	guest  atomic.Bool // whether it is counted as one
@@ -114,6 +114,12 @@ func (s *Socket) noteReadEnd() {
 	s.readEnded = true
 }
 
+// HasEnded reports whether a connection was cut, or has ended by itself.
+func HasEnded(c *pgx.Conn) bool {
+	s := socketOf(c)
+	return s != nil && (s.reason.Load() != nil || s.pool.hasReadEnded(s))
+}
+
 // hasReadEnded reports whether nothing can be read from a socket any more.
 func (p *Pool) hasReadEnded(s *Socket) bool {
 	p.mu.Lock()
@@ -163,8 +169,8 @@ func (r *messageReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// farewell is what a client sends that gives a connection up (Terminate).
-var farewell = []byte{'X', 0, 0, 0, 4}
+// terminateMessage is PostgreSQL's message Terminate, by which a client ends a connection.
+var terminateMessage = []byte{'X', 0, 0, 0, 4}
 
 // messageWriter is what pgx writes its messages to. If a write fails before one byte of it went out, pgx says that a retry is
 // safe. That is wrong if earlier writes of the same request went out: in a COPY, for example, whose source has been read
@@ -178,7 +184,7 @@ type messageWriter struct {
 
 func (w *messageWriter) Write(b []byte) (int, error) {
 	w.socket.markBusy()
-	if !bytes.Equal(b, farewell) {
+	if !bytes.Equal(b, terminateMessage) {
 		w.socket.written.Add(1)
 	}
 	partial := w.failed || w.socket.awaiting.Load()
