@@ -592,6 +592,14 @@ func TestErrorTellsThatNoNodeWasFound(t *testing.T) {
 		if err := pm.Ready(short, -1, -1); err == nil {
 			t.Error("ready without nodes")
 		}
+		pool, err := pm.Master().Pool(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pool.Close()
+		if err := pool.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "no master") {
+			t.Errorf("a pool that follows a route without nodes: %v", err)
+		}
 	})
 }
 

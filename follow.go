@@ -45,7 +45,7 @@ func (r *Route) Pool(ctx context.Context) (*pgxpool.Pool, error) {
 // no longer fits, and pings those that were idle for long or may have been lost. So ShouldPing has no effect. PrepareConn
 // and the other hooks of the first node run too.
 func (r *Route) PoolConfig() *pgxpool.Config {
-	config := r.cluster.snapshot().nodes[0].node.pool.Template()
+	config := r.config.Nodes[0].Pool.Copy()
 	prepare, closing := prepareConn(config), config.BeforeClose
 	config.BeforeConnect = r.beforeConnect
 	config.AfterConnect = r.welcome
