@@ -32,9 +32,9 @@ func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return r.wait(ctx, t.snapshot, c, spent)
 }
 
-// samplePeriod is how many connections are lent for each one whose server parameters are compared at its release. To
-// compare each of them would be too expensive, and one in 16 is enough under load. While no master is known each one is
-// compared.
+// samplePeriod is how many connections are lent for each one whose server parameters are compared when it is released. To
+// compare them at each release would cost too much, and one in 16 is enough under load. While no master is known they are
+// compared at each release.
 const samplePeriod = 16
 
 // count counts a connection that was lent. After every samplePeriod of them it has the next released connection compared.
@@ -44,9 +44,9 @@ func (r *Route) count(c *Candidate) {
 	}
 }
 
-// wait acquires a connection when the acquire has to wait for a node, a place in a pool, or a dial. It begins with the
-// node that was picked already, if the snapshot is still the same. A second pick would skip every other turn of a Picker
-// that takes turns.
+// wait acquires a connection when the acquire has to wait for a node, a place in a pool, or a dial. It begins with the node
+// that was picked already, if the snapshot is still the same. A second call of the Picker would make RoundRobin skip a node
+// each time.
 func (r *Route) wait(ctx context.Context, picked *Snapshot, first *Candidate, spent time.Duration) (conn *pgxpool.Conn, err error) {
 	started := time.Now().Add(-spent)
 	defer r.waits.record(started, &err)
@@ -151,9 +151,10 @@ func (r *Route) pause(ctx context.Context, s *Snapshot, failed map[*node]error, 
 	return false
 }
 
-// awaitRetry waits until nodes that could not be connected to are worth another try: until pause has passed, or until one
-// of them has an idle connection because another acquire has released it. A full server has no other connection.
-// awaitRetry looks less and less often, at least once in maxPatience, so that a thousand waiting acquires cost little.
+// awaitRetry waits until nodes that could not be connected to are worth another try: until pause has passed, or until one of
+// them has an idle connection because another acquire has released it. If the server is full, only a connection that is
+// released can help. awaitRetry looks less and less often, at least once in maxPatience, so that a thousand waiting acquires
+// cost little.
 func awaitRetry(ctx context.Context, s *Snapshot, failed map[*node]error, pause time.Duration) bool {
 	end := time.Now().Add(pause)
 	for look := 0; ; look++ {
@@ -170,7 +171,7 @@ func awaitRetry(ctx context.Context, s *Snapshot, failed map[*node]error, pause 
 	}
 }
 
-// inUse returns how many connections the candidates may have if all of them are in use, else 0.
+// If every connection of every candidate is in use, inUse returns the sum of their limits. Else it returns 0.
 func inUse(cs []Candidate) (n int) {
 	for i := range cs {
 		if cs[i].load.Free() > 0 {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// await does the work of WaitFor. wanted names in an error what was waited for.
+// await does the work of WaitFor. The error uses wanted as the name of what was waited for.
 func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snapshot) bool) error {
 	started := time.Now()
 	for {
@@ -25,7 +25,7 @@ func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snaps
 	}
 }
 
-// awaitChange waits until a node has another role or status, and asks for probes meanwhile.
+// awaitChange waits until an acquire may get something else than with s, and asks for probes meanwhile.
 func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
 	timer := time.NewTimer(c.requestChecks(s, c.settings.lately))
 	defer timer.Stop()
@@ -41,14 +41,14 @@ func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
 	}
 }
 
-// requestInterval is the least time between two probes of a node that waiting acquires ask for. It is short enough for a
-// caller with half a second, and long enough for a cluster that has no master for hours. One probe serves all waiting
-// acquires.
+// requestInterval is the least time between two probes of a node that waiting acquires ask for, unless CheckInterval is
+// shorter or the acquires wait for a position. It is short enough for a caller with half a second, and long enough for a
+// cluster that has no master for hours. One probe serves all waiting acquires.
 const requestInterval = 250 * time.Millisecond
 
 // requestChecks asks for a probe of each node that may come to fit, unless the node was probed less than lately ago. It
-// returns when the first of them is to be asked again. A master needs no probe: it fits already, or it must first cease
-// to be the master, which its monitor sees.
+// returns the time until the first of these nodes is due for another request. A master needs no probe: it fits already, or
+// it must first cease to be the master, which its monitor sees.
 func (c *clusterView) requestChecks(s *Snapshot, lately time.Duration) (again time.Duration) {
 	again = lately
 	for i := range s.nodes {

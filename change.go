@@ -9,15 +9,15 @@ import (
 	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// change is anything that makes the next snapshot from the present one: an observation of a monitor, a list of members,
-// an operator's order. Changes are pure: they use no clock and no socket.
+// change is anything that makes the next snapshot from the present one: an observation of a monitor, a list of members, an
+// operator's order. Changes use no clock, no socket and no log.
 type change interface {
 	// apply changes s, a copy of the present snapshot with its own slice of nodes. It returns false if nothing changes.
 	apply(s *Snapshot) bool
 }
 
 // reduce returns the snapshot after a change, or prev itself if nothing changes. Members, roles and statuses are decided
-// only here.
+// only here, and at the end by Snapshot.end.
 func reduce(prev *Snapshot, what change, r rules) *Snapshot {
 	s := *prev
 	s.nodes = slices.Clone(prev.nodes)
@@ -65,7 +65,7 @@ func (s *Snapshot) noteRefusal() {
 // countOutage notes whether there is a master, and counts failovers and the time without one.
 func (s *Snapshot) countOutage(prev *Snapshot) {
 	if prev.hunting() {
-		s.noMaster += max(0, s.at.Sub(prev.at)) // what monitors tell at the same time may come in another order
+		s.noMaster += max(0, s.at.Sub(prev.at)) // changes may arrive in another order than their times
 	}
 	if prev.incumbent != nil && s.incumbent != nil && s.incumbent != prev.incumbent {
 		s.failovers++
@@ -82,7 +82,7 @@ func (s *Snapshot) countOutage(prev *Snapshot) {
 type observation struct {
 	node   *node
 	probe  uint64    // number of the node's probe: the order of the evidence, even if the clock stands still
-	sent   time.Time // when the probe was sent: the evidence is at least as old
+	sent   time.Time // when the probe was sent: the evidence is not older than that
 	at     time.Time // when the evidence was received
 	report *Report   // nil unless the node answered
 	status Status    // without a report: StatusSuspect or StatusDown
@@ -113,7 +113,7 @@ func (o observation) apply(s *Snapshot) bool {
 	return true
 }
 
-// update takes over the evidence about this node alone. It treats an answering node as up; resolve may decide otherwise.
+// update takes over the evidence about this node alone. For a node that answers, resolve decides role and status.
 func (n *NodeState) update(o observation) {
 	returned := !n.answered
 	n.probe, n.CheckedAt, n.answered = o.probe, o.sent, o.report != nil
@@ -165,14 +165,14 @@ type membership struct {
 type member struct {
 	node *node
 	label
-	joins bool // whether it has never been a member
+	joins bool // whether the node is new
 }
 
 func (l label) equal(n *NodeState) bool {
 	return l.name == n.Name && l.zone == n.Zone && maps.Equal(l.tags, n.Tags)
 }
 
-// asConfigured are nodes under the labels of their configurations.
+// asConfigured returns members with the labels of their configurations.
 func asConfigured(nodes []*node) []member {
 	members := make([]member, len(nodes))
 	for i, n := range nodes {
@@ -181,7 +181,8 @@ func asConfigured(nodes []*node) []member {
 	return members
 }
 
-// outdated reports whether a node that was a member when the list was made has left since. It has ended and cannot come back.
+// outdated reports whether a node that was a member when the list was made has left since. The pool of that node is closed,
+// so the list cannot be applied.
 func (m membership) outdated(s *Snapshot) bool {
 	return slices.ContainsFunc(m.members, func(m member) bool { return !m.joins && s.state(m.node) == nil })
 }
@@ -225,7 +226,7 @@ func (s *Snapshot) newcomer(m member, at time.Time) NodeState {
 	}
 }
 
-// departure removes a node that is no longer listed and has no connection in use.
+// departure removes a node that is no longer listed. The node's monitor has seen that none of its connections is in use.
 type departure struct {
 	node *node
 	at   time.Time
@@ -240,7 +241,7 @@ func (d departure) apply(s *Snapshot) bool {
 	s.outdated = noted(s.outdated, n.node.server, n.superseded)
 	s.bans = noted(s.bans, n.node.server, n.ban)
 	if 2*s.answering() > s.electorate {
-		s.electorate = len(s.nodes) - 1 // the one that goes counts for the last time
+		s.electorate = len(s.nodes) - 1 // this node still counted in the comparison above
 	}
 	for t := range s.departed {
 		s.departed[t] += d.node.acquires[t].Load() // with the node itself, so that no sum over all nodes ever decreases
@@ -264,7 +265,7 @@ func noted[V comparable](known map[server]V, of server, what V) map[server]V {
 }
 
 // mayLeave reports whether a node that is no longer listed can be removed without loss. The incumbent cannot: lag is
-// measured against it, and a list without it may be wrong.
+// measured against it. And a list without the incumbent may be a mistake.
 func (s *Snapshot) mayLeave(n *NodeState) bool {
 	return n.unlisted && n.node != s.incumbent
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// clusterSettings are those of a Config that a cluster goes by.
+// clusterSettings are the settings that a clusterView uses.
 type clusterSettings struct {
 	rules  rules
-	lately time.Duration // within which a probe is recent enough for an acquire that waits
+	lately time.Duration // an acquire that waits asks for no probe of a node that was probed less than this ago
 }
 
-// clusterView owns the view of all nodes. Monitors, and the methods by which users change the cluster, send changes to
-// it. Only clusterView makes snapshots from these changes, publishes them and wakes the waiters. So readers never lock,
-// and every snapshot follows from the one before.
+// clusterView is the only writer of snapshots. Monitors, and the methods by which users change the cluster, send changes to
+// it. It makes snapshots from these changes, publishes them and wakes the waiters. So readers never lock, and every snapshot
+// follows from the one before.
 type clusterView struct {
 	current  atomic.Pointer[Snapshot]
 	changes  chan change
@@ -98,7 +98,7 @@ func (c *clusterView) remember(what change) {
 	}
 }
 
-// publish makes next the current snapshot. The order matters: who is woken by prev's channels finds next.
+// publish makes next the current snapshot. The order matters: a goroutine that is woken by prev's channels must find next.
 func (c *clusterView) publish(prev, next *Snapshot) {
 	differs := next.differs(prev)
 	next.next = make(chan struct{})

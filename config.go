@@ -179,7 +179,7 @@ func (c *Config) servers() []NodeConfig {
 	})
 }
 
-// cluster returns the settings that a cluster goes by.
+// cluster returns the settings that the clusterView uses.
 func (c *Config) cluster() clusterSettings {
 	return clusterSettings{
 		rules:  rules{c.MultiMaster, c.RequireMajority, c.DownTimeout},

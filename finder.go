@@ -12,29 +12,31 @@ import (
 )
 
 const (
-	// discoveryPause is the least time between two questions.
+	// discoveryPause is the least time between two requests to the Discoverer.
 	discoveryPause = time.Second
-	// discoverySpread is within which time those ask who have lost the same node.
+	// discoverySpread limits the random pause before a request that follows the loss of a node: all clients lose it at the
+	// same time.
 	discoverySpread = 100 * time.Millisecond
-	// discoveryTimeout is what a question may take at least: one URL of Patroni after another may have to be given up.
+	// discoveryTimeout is the shortest time limit of one request. Within it several URLs of Patroni may be tried, one after
+	// another.
 	discoveryTimeout = 30 * time.Second
 )
 
-// finder keeps the members of the cluster what a Discoverer says they are.
+// finder makes the members of the cluster follow a Discoverer.
 type finder struct {
 	pm       *PoolManager
 	source   Discoverer
 	interval time.Duration
-	urgent   chan struct{} // capacity 1: a question is wanted now
+	urgent   chan struct{} // capacity 1: a request is wanted now
 
-	failing string // why the last answer was none, "" if it was good
+	failing string // the error of the last request, "" if it succeeded
 }
 
 func newFinder(pm *PoolManager) *finder {
 	return &finder{pm: pm, source: pm.config.Discoverer, interval: pm.config.DiscoveryInterval, urgent: make(chan struct{}, 1)}
 }
 
-// hurry asks for a question now, as a node was lost. It never blocks.
+// hurry asks for a request now, because a node was lost. It never blocks.
 func (f *finder) hurry() {
 	if f == nil {
 		return
@@ -49,7 +51,7 @@ func (f *finder) hurry() {
 func (f *finder) run(ctx context.Context) {
 	watched := f.watch(ctx)
 	var asked, regular, next time.Time // when the last answer came, when the next question is due if all is well, and when it is due
-	round := 0                         // counts the questions since all was well
+	round := 0                         // counts the requests since all was well
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -80,7 +82,7 @@ func (f *finder) run(ctx context.Context) {
 	}
 }
 
-// troubled reports whether other nodes would be welcome: there is no master, or a node cannot be used.
+// troubled reports whether the list of nodes may be out of date: there is no master, or a node cannot be used.
 func (f *finder) troubled() bool {
 	s := f.pm.cluster.snapshot()
 	if s.hunting() {
@@ -94,7 +96,7 @@ func (f *finder) troubled() bool {
 	return false
 }
 
-// discovered is what came of one question.
+// discovered is the result of one request.
 type discovered struct {
 	list []Endpoint
 	err  error
@@ -112,7 +114,7 @@ func (f *finder) ask(ctx context.Context) (a discovered) {
 	return a
 }
 
-// watch returns what a Watcher tells, nil if the Discoverer is none.
+// watch returns the lists of a Watcher, nil if the Discoverer is no Watcher.
 func (f *finder) watch(ctx context.Context) <-chan discovered {
 	source, ok := f.source.(Watcher)
 	if !ok {
@@ -142,14 +144,14 @@ func (f *finder) watch(ctx context.Context) <-chan discovered {
 	return answers
 }
 
-// take makes the nodes follow an answer, or tells why not.
+// take makes the nodes follow a list, or records and reports the error.
 func (f *finder) take(ctx context.Context, a discovered) {
 	err := a.err
 	if err == nil {
 		err = f.follow(ctx, a.list)
 	}
 	if ctx.Err() != nil {
-		return // the end of everything is no failure
+		return // the PoolManager is closing
 	}
 	stat, reason := *f.pm.cluster.discovery.Load(), ""
 	if err == nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/pghasql/hasql/internal/dsn"
 )
 
-// listing is one node of a list.
+// listing is one node of a list: its address, its label, and how to configure it if it is new.
 type listing struct {
 	server server
 	label  label
@@ -31,7 +31,8 @@ func (c *Config) listing(e Endpoint) listing {
 	}}
 }
 
-// like returns the node of the configuration that a node that was found takes after, and whether both have one host and port.
+// like returns the configured node that is the template for a discovered one. known tells that both have the same host and
+// port.
 func (c *Config) like(e Endpoint) (n *NodeConfig, known bool) {
 	for i := range c.Nodes {
 		conn := c.Nodes[i].Pool.ConnConfig
@@ -42,10 +43,10 @@ func (c *Config) like(e Endpoint) (n *NodeConfig, known bool) {
 	return &c.Nodes[0], false
 }
 
-// poolLike makes the configuration of the pool of a node that was found: that of another node, as the user has edited it, but
-// for what the DSN says of each host alone.
+// poolLike makes the configuration of a discovered node's pool. It copies that of the template, as the user has edited it.
+// Host, port, address, TLS name and password are what the DSN means for the new host.
 func (c *Config) poolLike(like *NodeConfig, e Endpoint) (*pgxpool.Config, error) {
-	network, _ := c.source.Settings.Network(c.DownTimeout) // its problems are ParseConfig's
+	network, _ := c.source.Settings.Network(c.DownTimeout) // ParseConfig has reported its problems
 	host := dsn.Endpoint{Host: e.Host, Port: e.Port}
 	if e.Addr.IsValid() {
 		host.Addr = e.Addr.String()
@@ -95,8 +96,8 @@ func serverName(conn *pgx.ConnConfig) string {
 	return ""
 }
 
-// rename makes TLS compare another host's name with the certificate, or where no name is compared and an address had none to ask
-// for, ask for that one. A name that the user has set stays.
+// rename sets the name that TLS verifies. The old host's name becomes the new host's. If there was no name, it becomes sni.
+// A name that the user has set stays.
 func rename(config *tls.Config, from, to, sni string) {
 	switch {
 	case config == nil:

@@ -52,12 +52,13 @@ func (s *Snapshot) lastMasterPosition() (*walSample, *NodeState) {
 	return &s.wal[len(s.wal)-1], n
 }
 
-// diverge takes replicas out of use that are proven to have diverged. The position of such a replica shows no lag, but
-// its data differs from the master's. A master is never behind a true replica: it sends only what it has written, and its
-// position was asked for after the replica had answered.
+// diverge takes replicas out of use that are proven to have diverged. The position of such a replica shows no lag, but its
+// data differs from the master's. A master sends only WAL that it has written, and it was asked for its position after the
+// replica had answered. So its position is at least that of a true replica.
 //
-// The proof ends when the server was restarted (a rewind or rebuild needs that) or receives the master's timeline. It
-// also ends when there is another master or timeline to compare with.
+// The proof ends when the server was restarted (a rewind or rebuild needs that), receives the master's timeline, or is out
+// of recovery. It also ends when there is another master or timeline to compare with. A server that does not tell its start
+// time is not left out for longer than the proof is seen.
 func (s *Snapshot) diverge(prev *Snapshot) {
 	newest, master := s.lastMasterPosition()
 	for i := range s.nodes {
@@ -82,7 +83,7 @@ func (d *divergence) holds(r *Report, timeline uint32) bool {
 	return sameServer && r.InRecovery && (r.Timeline == 0 || r.Timeline != timeline)
 }
 
-// smallestSegment divides the size of every segment of the WAL.
+// smallestSegment is the smallest size of a WAL segment. Every other size is a multiple of it.
 const smallestSegment = 1 << 20
 
 // beyond reports whether a standby had replayed more than the master had written when the master was asked later. One

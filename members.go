@@ -22,11 +22,12 @@ func (pm *PoolManager) list(ctx context.Context, listed []listing) error {
 		if !order.outdated(pm.cluster.snapshot()) {
 			return nil
 		}
-		endNodes(joining) // one that was to stay has just left, and nothing was done: it comes back as another node
+		endNodes(joining) // a listed node has just left, so nothing was changed; the next round makes a new node for it
 	}
 }
 
-// assemble returns the members that a list is of, and those of them that are new.
+// assemble returns the members for a list: the present nodes that it names, and new nodes for the rest, which it also
+// returns apart.
 func (pm *PoolManager) assemble(ctx context.Context, listed []listing) (members []member, joining []*node, err error) {
 	members = pm.cluster.snapshot().membersLike(listed)
 	var added []NodeConfig
@@ -52,8 +53,8 @@ func (pm *PoolManager) assemble(ctx context.Context, listed []listing) (members 
 	return members, joining, nil
 }
 
-// membersLike finds the nodes that a list is of. A node that is not known yet is nil. Where several are one server, the name
-// tells them apart.
+// membersLike finds the present node for each listed one, or nil if there is none. If several nodes have one address, the
+// name decides.
 func (s *Snapshot) membersLike(listed []listing) []member {
 	members := make([]member, len(listed))
 	taken := make(map[*node]bool)

@@ -25,7 +25,7 @@ type monitor struct {
 
 	checkTimeout     time.Duration
 	downTimeout      time.Duration
-	recoveryInterval time.Duration // the least time between two probes, whatever the reason for them
+	recoveryInterval time.Duration // the least time between two probes of which nothing else says that one is due at once
 	checkInterval    time.Duration
 	checker          Checker
 	config           *pgx.ConnConfig
@@ -35,9 +35,9 @@ type monitor struct {
 	probedAt       time.Time     // when the last probe began
 	took           time.Duration // how long the answer to that probe took; zero if there was none
 	connectedAt    time.Time     // when the last dial began
-	suspectAt      time.Time     // since when the node gives no sign of life; zero if it gives one
+	suspectAt      time.Time     // since when the node has given no sign of life; zero if it gives one
 	questionBudget time.Duration // how long the next probe may take once the node is down
-	preparing      atomic.Bool   // whether a hook of the user runs, so that the node is not being asked
+	preparing      atomic.Bool   // whether a hook of the user is running, so that the node is not being probed
 	hooked         atomic.Int64  // nanoseconds that hooks have taken since the last call of silent
 
 	suggested       bool          // whether the last probe was only suggested
@@ -103,7 +103,7 @@ type reply struct {
 	report    Report
 	err       error
 	connected bool // whether there was a connection to ask over
-	alive     bool // whether the Checker returned an error in time and left the connection usable
+	alive     bool // whether the Checker failed although the connection works, which shows that the server lives
 }
 
 // probe asks the node once and sends the observation. If the answer takes long, it first sends that the node is suspect
@@ -112,7 +112,7 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	started := time.Now()
 	m.probedAt, m.took = started, 0
 	select {
-	case <-m.checks.wanted: // this probe serves these requests; callers that count probes took the count before they asked
+	case <-m.checks.wanted: // this probe serves these requests; a caller that waits for a probe read checks.begun before its request
 	default:
 	}
 	select {
@@ -125,8 +125,8 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 	defer giveUp()
 	answers := make(chan reply, 1)
 	go func() { answers <- m.ask(ask) }()
-	// One timer after the other: if this process itself was stopped for longer than both time-outs, it must not find every
-	// node down when it continues.
+	// One timer after the other: if this process was stopped for longer than both time-outs, the first timer must only make
+	// nodes suspect when it continues, not down.
 	timer := time.NewTimer(m.checkTimeout)
 	defer timer.Stop()
 	for {
@@ -149,7 +149,8 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 }
 
 // probeOthers looks for a new master while the present one answers neither its clients nor its monitor. The master may
-// merely be slow, so this is no hunt. But if another node has been promoted, the wait for this one ends.
+// merely be slow, so each signal causes one probe of each node and no more. If another node has been promoted, this one
+// becomes stale, and whoever waits for its answer waits no longer.
 func (m *monitor) probeOthers() {
 	s := m.cluster.snapshot()
 	if n := s.state(m.node); n == nil || n.Role != RoleMaster {
@@ -169,7 +170,7 @@ func (m *monitor) timeLeft(status Status, started time.Time) time.Duration {
 	if status != StatusDown {
 		left := m.downTimeout - m.checkTimeout - time.Since(m.suspectAt)
 		if left <= 0 {
-			left = m.checkTimeout // a hook is running
+			left = m.checkTimeout // time is up, but a hook is running, so the node was not asked yet
 		}
 		return left
 	}
@@ -180,8 +181,8 @@ func (m *monitor) timeLeft(status Status, started time.Time) time.Duration {
 	return left
 }
 
-// ask connects if necessary and sends the question. A connection that ends says nothing about the node, so ask tries up
-// to three connections: somebody may be ending all sessions one by one.
+// ask connects if necessary and sends the question. One session that ends says nothing about the node, because somebody may
+// be ending all sessions one by one. So ask tries up to three connections.
 func (m *monitor) ask(ctx context.Context) reply {
 	if m.checks.reconnect.Swap(false) {
 		m.disconnect()
@@ -266,8 +267,8 @@ func dialOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 
 // reopen opens a second session if the answers of the present one may hold for that session only. The
 // default_transaction_read_only of a role or database is fixed when a session begins. The present session is still asked
-// meanwhile, so a server that accepts no more sessions keeps its role. A node that is configured like this costs one
-// session per CheckInterval at most, and then fewer.
+// meanwhile, so a server that accepts no more sessions keeps its role. Such a node costs one session after RecoveryInterval,
+// then one per CheckInterval at most, and then fewer.
 func (m *monitor) reopen(ctx context.Context) {
 	if m.reopening || m.conn == nil || !m.dubious() || time.Since(m.connectedAt) < m.reopenAfter {
 		return
@@ -323,7 +324,7 @@ func (m *monitor) disconnect() {
 	m.conn = nil
 }
 
-// conclude sends the observation that follows from a reply.
+// conclude sends the observation that follows from a reply. A late answer is none.
 func (m *monitor) conclude(ctx context.Context, started time.Time, a reply) (again bool) {
 	if ctx.Err() != nil {
 		return false
@@ -393,9 +394,9 @@ func (m *monitor) send(o observation) {
 	m.cluster.tell(o)
 }
 
-// silent is the status of a node that gives no sign of life: suspect at first, and down DownTimeout after the first
-// unanswered question. The time that a hook of the user takes does not count, because the node is not being asked
-// meanwhile.
+// silent returns the status of a node that gave no sign of life to this probe: suspect at first, and down at the end of
+// DownTimeout. It notes when that began. The time that a hook of the user takes does not count, because the node is not
+// being asked meanwhile.
 func (m *monitor) silent() Status {
 	if m.preparing.Load() {
 		return StatusSuspect
@@ -432,9 +433,9 @@ type hookError struct{ err error }
 func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
 func (e *hookError) Unwrap() error { return e.err }
 
-// rest waits until the next probe is due, requested or suggested, or until the connection ends. The duration of the last
-// answer is a part of the interval, because evidence is as old as its question. If the next probe needs a dial it waits
-// for the back-off, whatever the reason for the probe.
+// rest waits until the next probe is due, requested or suggested, or until the connection ends. The interval counts from the
+// moment when the last probe was sent, because its evidence is that old. If the next probe needs a dial it waits for the
+// back-off, whatever the reason for the probe.
 func (m *monitor) rest(ctx context.Context) {
 	backoff := random.Jittered(m.backoff)
 	after := func(d time.Duration) time.Duration { return max(d, backoff) - time.Since(m.probedAt) }

@@ -23,7 +23,7 @@ type NodeConfig struct {
 	// Zone is the node's availability zone, for [WithZone]. The default is no zone.
 	Zone string
 
-	// Tags are what is known of the node besides: noloadbalance, if it is "true", keeps reads from it while it is a replica. The
+	// Tags hold further facts about the node. If noloadbalance is "true", the node takes no reads while it is a replica. The
 	// default is none.
 	Tags map[string]string
 
@@ -31,16 +31,16 @@ type NodeConfig struct {
 	// are set here keep working. The node's monitor connects with Pool.ConnConfig after it has called Pool.BeforeConnect.
 	Pool *pgxpool.Config
 
-	addr netip.Addr // that is dialled in place of the host, if any
+	addr netip.Addr // dialled instead of what the host's name means; zero if there is none
 }
 
-// label is what a node is called and described by. It may change while the node stays.
+// label holds a node's name, zone and tags. They may change while the node stays.
 type label struct {
 	name, zone string
 	tags       map[string]string
 }
 
-// server is what makes two configurations one server.
+// server is an address. Two configurations with the same address are one node.
 type server struct {
 	host string
 	port uint16
@@ -65,7 +65,7 @@ func (c *NodeConfig) label() label { return label{c.Name, c.Zone, c.Tags} }
 // another node.
 type node struct {
 	config  NodeConfig // as the user gave it
-	server  server     // that it is
+	server  server     // its address
 	pool    *nodepool.Pool
 	load    *nodepool.Load
 	checks  *checks
@@ -79,7 +79,7 @@ type node struct {
 // lookout serves the acquires that wait for a connection of a node: it looks whether another node has one sooner.
 type lookout struct {
 	on     atomic.Bool     // whether the lookout runs, because an acquire waits
-	served map[*node]int64 // served() of each node, as of when this node was last seen to have lent a connection
+	served map[*node]int64 // served() of every node, at the time when this node last lent a connection
 }
 
 // newNode makes a node without a monitor.
@@ -128,8 +128,8 @@ func (n *node) served() (sum int64) {
 	return sum
 }
 
-// admittedBySlowStart decides at random whether a node that came back at since takes one more read already. The probability grows with
-// time.
+// admittedBySlowStart decides at random whether a node that came back at since may take one more read. The probability grows
+// with time. It is 0 while the pool is being filled.
 func (n *node) admittedBySlowStart(since time.Time) bool {
 	return !n.pool.Filling() && random.Fraction() < float64(time.Since(since))/float64(slowStart)
 }

@@ -14,16 +14,17 @@ import (
 type Verdict uint8
 
 const (
-	// Unknown is what may have taken effect or not: its connection ended, or its context did, before the answer came. It is also
-	// the verdict on every error that is not known to be another one.
+	// Unknown: the statement or transaction may have taken effect, or not. Its connection or its context ended before the
+	// answer came. Errors that Outcome does not know have this verdict too.
 	Unknown Verdict = iota
-	// Applied is what took effect.
+	// Applied: the statement or transaction took effect.
 	Applied
-	// NotApplied is what had no effect and failed for no fault of its own: nothing was sent, no node was found, or the server
-	// undid it for the sake of another transaction. It is safe to repeat: the statement, or the transaction as a whole.
+	// NotApplied: it had no effect, and failed for no fault of its own. Nothing was sent, no node was found, or the server
+	// undid it in favour of another transaction. The statement, or the transaction as a whole, is safe to repeat.
 	NotApplied
-	// Refused is what had no effect because it failed: the server answered it with an error, which errors.AsType finds as a
-	// *pgconn.PgError, or the function of [Route.InTx] returned an error. Repeated as it is, it most likely fails again.
+	// Refused: it had no effect, because it failed. The server answered it with an error, which errors.AsType finds as a
+	// *pgconn.PgError, or the function of [Route.InTx] returned an error. If it is repeated as it is, it most likely fails
+	// again.
 	Refused
 )
 
@@ -60,7 +61,7 @@ func Outcome(err error) Verdict {
 		return told.outcome()
 	case pgerr.Is[*pgconn.ConnectError](err):
 		return NotApplied
-	case pgerr.Is[*nodepool.EndError](err): // before what it may be the consequence of
+	case pgerr.Is[*nodepool.EndError](err): // before ErrClosed, which an EndError may wrap
 		return Unknown
 	case errors.Is(err, ErrClosed):
 		return NotApplied
@@ -76,8 +77,8 @@ func Outcome(err error) Verdict {
 	return Unknown
 }
 
-// outcomeOf goes by what the server said. A session that is ended may have committed before: PostgreSQL looks for an order to
-// stop also behind a commit, where it logs the duration. A broken connection is a pooler's that has lost its server.
+// outcomeOf goes by what the server said. A session that is ended may have committed before: PostgreSQL looks for an order
+// to stop also behind a commit, where it logs the duration. Class 08 comes from a pooler that has lost its server.
 func outcomeOf(err *pgconn.PgError) Verdict {
 	severity := err.SeverityUnlocalized
 	if severity == "" {

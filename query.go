@@ -31,7 +31,7 @@ func (r *Route) AcquireFunc(ctx context.Context, f func(*pgxpool.Conn) error) er
 }
 
 // Exec runs a statement as [pgxpool.Pool.Exec] does. If a server that shuts down has undone the statement, Exec runs it
-// again on the next node; see the package documentation.
+// again on the node that fits then, which may be the same one after a restart; see the package documentation.
 func (r *Route) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	for {
 		tag, from, err := r.exec(ctx, sql, args)
@@ -60,9 +60,9 @@ func (r *Route) exec(ctx context.Context, sql string, args []any) (tag pgconn.Co
 	return tag, nil, replicated(conn)
 }
 
-// Query runs a query as [pgxpool.Pool.Query] does. If the server shuts down before the first row, the query runs again as
-// in [Route.Exec], so the arguments must not change until then. The connection is released when the rows are closed.
-// Reading the rows to their end closes them.
+// Query runs a query as [pgxpool.Pool.Query] does. If the server shuts down before the first row, the query runs again as in
+// [Route.Exec], so the arguments must not be modified before the first row was read. The connection is released when the
+// rows are closed. Reading the rows to their end closes them.
 func (r *Route) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	rs := &routedRows{statement: statement{r, ctx, sql, args}}
 	if err := rs.open(); err != nil {

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// patience is how long an acquire waits for a connection of one node before it looks whether another node has one
-	// sooner. It is longer than most statements take. So acquires stay with a pool that is full for a moment. After that the acquire looks less and less often, at least once in
-	// maxPatience.
+	// patience is how long an acquire has waited when its node's lookout first looks whether another node has a connection
+	// sooner. It is longer than most statements take. So acquires stay with a pool that is full for a moment. After that the
+	// lookout looks less and less often, at least once in maxPatience.
 	patience    = 20 * time.Millisecond
 	maxPatience = 8 * patience
 )
@@ -31,7 +31,7 @@ var errChanged = errors.New("the node has changed")
 // borrow gets a connection of the picked candidate, or of another one that has a connection sooner. It returns the
 // candidate that the connection belongs to.
 func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed map[*node]error, since time.Time) (*pgxpool.Conn, *Candidate, error) {
-	var claimed *Candidate // a node that counts one connection as lent to this acquire
+	var claimed *Candidate // a node whose load already counts this acquire
 	if c.load.Free() <= 0 && len(choice.fit) > 1 {
 		claimed = r.spare(choice.fit, c, true, c.Latency+latencyWindow)
 	}
@@ -42,7 +42,7 @@ func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed
 			c.load.Take()
 		}
 		generation := c.node.pool.Generation()
-		if !r.fits(c) { // the node changed before Generation was called, so this generation does not end with that change
+		if !r.fits(c) { // the node changed before Generation was called, so this generation will not end because of that change
 			c.load.GiveBack()
 			return nil, c, errChanged
 		}
@@ -59,9 +59,10 @@ func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed
 	}
 }
 
-// place is the place of an acquire in the queue of one node's pool. The acquire keeps its place until another node has a
-// connection to spare, and claims that connection before it leaves. So no acquire gives up its place for a connection
-// that another one gets. If all pools of a cluster are full, acquires are served in the order of their arrival.
+// place is the place of an acquire in the queue of one node's pool. The acquire keeps it until another node has a connection
+// to spare, which is claimed for it before it leaves, or until another queue moves and its own does not. So no acquire gives
+// up its place for a connection that another one gets. If all pools of a cluster are full, acquires are served in the order
+// of their arrival.
 type place struct {
 	nodepool.WaitContext
 	route  *Route
@@ -69,7 +70,7 @@ type place struct {
 	failed map[*node]error // nodes that could not be connected to
 	since  time.Time       // when the acquire began to wait for any node
 	began  time.Time       // when the acquire began to wait in this queue
-	looked time.Time       // when the acquire last looked for a better node
+	looked time.Time       // when a better node was last looked for
 
 	mu   sync.Mutex
 	over bool       // whether the acquire got a connection, goes to another node, or gave up
@@ -124,9 +125,9 @@ func (p *place) look(now time.Time) {
 	p.End(errElsewhere)
 }
 
-// better returns a node that has a connection sooner, and counts that connection as lent. It runs on the goroutine of a
-// timer, where a panic of the user's Picker would end the process. After such a panic the acquire keeps its place. If the
-// Picker also panics in the goroutine of an acquire, that acquire ends with the panic.
+// better returns a node that has a connection sooner, and counts this acquire in the load of that node. It runs on the
+// goroutine of a timer, where a panic of the user's Picker would end the process. After such a panic the acquire keeps its
+// place. If the Picker also panics in the goroutine of an acquire, that acquire ends with the panic.
 func (p *place) better() (c *Candidate) {
 	defer func() {
 		if recover() != nil {

@@ -13,10 +13,10 @@ type rules struct {
 	downTimeout     time.Duration
 }
 
-// identify decides which cluster this is. Each node that ever told its system identifier has one vote, and most votes
-// win. In a tie the present identity wins; at first, when there is none, the node that is listed first wins. The identity
-// is settled once no awaited answer can change it. Until then no node is used, so that a foreign node that answers first
-// is not taken for the cluster.
+// identify decides which cluster this is. Each node that ever told its system identifier has one vote. The identifier with
+// more votes than any other wins. In a tie the present identity wins once it is settled; before that the node that is listed
+// first wins. The identity is settled once no awaited answer can change it. Until then no node that tells an identifier is
+// used, so that a foreign node that answers first is not taken for the cluster.
 //
 // A node that joins later has no vote until it has told the identifier of the cluster. So a wrong list of nodes moves no
 // client to another cluster, however many nodes that cluster has.
@@ -58,7 +58,7 @@ func (s *Snapshot) identify(prev *Snapshot) {
 	s.settled = s.settled || s.decided(votes)
 }
 
-// decided reports whether the identity stays the same, whatever the nodes that were not probed yet will answer.
+// decided reports whether the identity stays the same even if all nodes that were not probed yet report another one.
 func (s *Snapshot) decided(votes map[uint64]int) bool {
 	awaited, rival, seen, after := 0, 0, false, true
 	for i := range s.nodes {
@@ -96,7 +96,8 @@ func (s *Snapshot) upgraded(prev *Snapshot) (id uint64) {
 	return id
 }
 
-// resolve gives every node that answers its final role and status, in view of the other nodes.
+// resolve gives every node that answers its role and status, in view of the other nodes. It also makes nodes stale that do
+// not answer. diverge and takeOutBanned may change the result.
 func (s *Snapshot) resolve(r rules) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
@@ -135,7 +136,7 @@ func (s *Snapshot) resolve(r rules) {
 // rollBack lowers the timeline if the newest one is proven to have been given up. The proof: every node that was on it
 // now receives an older timeline, so each was rewound or created anew.
 func (s *Snapshot) rollBack() {
-	proven := false // nodes that have left prove nothing
+	proven := false // stays false if no present node was on the newest timeline
 	for i := range s.nodes {
 		if n := &s.nodes[i]; s.wasOnNewest(n) {
 			if proven = s.rolledBack(n); !proven {
@@ -178,7 +179,8 @@ func (s *Snapshot) rolledBack(n *NodeState) bool {
 }
 
 // supersede takes nodes out of use that are on an older timeline than the highest that was seen. A superseded node stays
-// superseded until it reports recovery or the current timeline. A report without a timeline does not clear it.
+// superseded until it reports the current timeline, or recovery without any timeline. A node out of recovery that reports no
+// timeline stays superseded.
 func (s *Snapshot) supersede() {
 	for i := range s.nodes {
 		n := &s.nodes[i]
@@ -211,9 +213,9 @@ func (s *Snapshot) supersededCause(relation string, t uint32) error {
 		relation, t, s.timeline)
 }
 
-// needMajority trusts no master unless most nodes of the cluster answer. The electorate is the number of nodes that the
-// majority is counted of. It grows at once when nodes join, and shrinks only while most of the old electorate answer.
-// Otherwise a wrong or outdated list could make a majority of the few nodes that a client can reach.
+// needMajority trusts no master unless more than half of the nodes of the cluster answer. The electorate is the number of
+// nodes that the majority is counted of. It grows at once when nodes join, and shrinks only while more than half of the old
+// electorate answer. Otherwise a wrong or outdated list could make a majority of the few nodes that a client can reach.
 func (s *Snapshot) needMajority() {
 	answering := s.answering()
 	s.electorate = max(s.electorate, len(s.nodes))
@@ -238,10 +240,10 @@ func (s *Snapshot) answering() (count int) {
 	return count
 }
 
-// onlyOneMaster leaves one of several writable nodes on one timeline, which replication cannot produce, or of which some
-// tell no timeline: one that tells it, for that is the newest there is; among equals the incumbent, else the first. An
-// incumbent that gives no answer is waited for, but no longer than a silent node is: it may refuse our login for ever, while
-// another one was promoted. Two names of one server are both left.
+// onlyOneMaster keeps one of several writable nodes and makes the others stale. It looks at nodes on the newest timeline, of
+// which replication makes only one, and at nodes that tell no timeline. A node that tells its timeline wins over one that
+// does not. Among equals the incumbent wins, then the first in the list. If the incumbent gives no report, it is waited for,
+// for DownTimeout at most, because it may refuse the monitor's login for ever. Two names of one server are both kept.
 func (s *Snapshot) onlyOneMaster(downTimeout time.Duration) {
 	var keep *NodeState
 	for i := range s.nodes {
@@ -267,8 +269,8 @@ func (s *Snapshot) onlyOneMaster(downTimeout time.Duration) {
 	}
 }
 
-// outweighs reports whether n is kept rather than the earlier one of two masters. If both are names of one server, the
-// one that is listed is kept, so that the other one can leave.
+// outweighs reports whether n, and not the node that was found earlier, stays the master. If both are names of one server,
+// the one that is listed is kept, so that the other one can leave.
 func (s *Snapshot) outweighs(n, earlier *NodeState) bool {
 	if n.unlisted != earlier.unlisted && n.Report.sameServer(&earlier.Report) {
 		return earlier.unlisted
@@ -296,8 +298,8 @@ func (s *Snapshot) anyMaster() {
 	}
 }
 
-// silentRival reports whether n gives no answer now, was a master by its last answer, and the timeline of the master o is
-// the same or unknown.
+// silentRival reports whether n gives no report now, was a master by its last one, and is not known to be on another
+// timeline than the master o.
 func (n *NodeState) silentRival(o *NodeState) bool {
 	r, other := &n.Report, &o.Report
 	return n.Status == StatusSuspect && r.Role == RoleMaster && other.Role == RoleMaster &&

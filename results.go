@@ -21,7 +21,7 @@ type statement struct {
 	args  []any
 }
 
-// again reports whether to run the query once more after err ended it.
+// again reports whether to run the query once more after it ended with err.
 func (s *statement) again(from origin, err error) bool {
 	return repeatable(s.sql, s.args) && s.route.provesShutdown(s.ctx, from, err)
 }
@@ -31,12 +31,12 @@ type routedRows struct {
 	pgx.Rows
 	statement
 	conn *pgxpool.Conn // nil once it is released
-	lent *Snapshot     // when the connection was
-	from origin        // of rows that ended with an error
-	// unreplicated is a NotReplicatedError of rows that ended otherwise well.
+	lent *Snapshot     // the snapshot at the time when the connection was lent
+	from origin        // set when the rows end with an error
+	// unreplicated is a NotReplicatedError of rows that otherwise ended well.
 	unreplicated error
 	simply       bool // whether the query was sent in the simple protocol
-	final        bool // not to be asked for again: the caller has seen a row, or has closed them
+	final        bool // the query must not run again: the caller has seen a row, or has closed the rows
 }
 
 // open runs the query.
@@ -81,7 +81,7 @@ func (r *routedRows) end() {
 	r.conn = nil
 }
 
-// Err is nil if the server confirmed the statement before the connection ended.
+// Err returns no end of the connection if the server confirmed the statement before it.
 func (r *routedRows) Err() error {
 	if err := r.Rows.Err(); err != nil && !confirmed(r.sql, r.args, r.simply, r.CommandTag(), err) {
 		return err
@@ -89,7 +89,7 @@ func (r *routedRows) Err() error {
 	return r.unreplicated
 }
 
-// Next goes on with the next row, of a second try if the first one came to nothing before there was a row.
+// Next goes on with the next row. If the query ended before its first row and may run again, Next runs it again.
 func (r *routedRows) Next() bool {
 	for !r.Rows.Next() {
 		r.end()
@@ -102,7 +102,8 @@ func (r *routedRows) Next() bool {
 	return true
 }
 
-// repeat asks again for rows that have ended, if that is called for and safe. It reports whether it did.
+// repeat runs the query of rows that have ended once more, if that is needed and safe. It reports whether there are new rows
+// to read.
 func (r *routedRows) repeat() bool {
 	err := r.Err()
 	if err == nil || r.CommandTag() != (pgconn.CommandTag{}) || !r.again(r.from, err) {

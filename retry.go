@@ -13,10 +13,10 @@ import (
 	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// origin is where a statement ran: what its node was when the connection was lent; nil if that is unknown.
+// origin is the state of a statement's node at the time when the connection was lent; nil if that is unknown.
 type origin = *NodeState
 
-// originOf tells it of a connection that was lent for one statement, and is still held.
+// originOf returns the state, in lent, of the node that a held connection belongs to.
 func (r *Route) originOf(conn *pgxpool.Conn, lent *Snapshot) origin {
 	pool := nodepool.Of(conn.Conn())
 	for i := range lent.nodes {
@@ -27,14 +27,14 @@ func (r *Route) originOf(conn *pgxpool.Conn, lent *Snapshot) origin {
 	return nil
 }
 
-// provesShutdown reports whether the session of a statement was ended with err because its node is being shut down or restarted, so
-// that the statement may run again on the next one. It waits for a probe that begins now:
-// CheckTimeout at most, unless the monitor is in the middle of a probe that hangs, or does not dial again yet.
+// provesShutdown reports whether the session of a statement was ended with err because its node goes out of service, so that
+// the statement may run again. It waits for a probe that begins now: CheckTimeout at most, unless the monitor is in the
+// middle of a probe that hangs, or does not dial again yet.
 //
-// A shutdown in order ends sessions with FATAL 57P01. What a session was at is undone then: PostgreSQL looks for such an
-// order only where nothing has committed that it has not answered, and a session that waits for synchronous replication is
-// ended by a warning and without an answer (ProcessInterrupts and SyncRepWaitForLSN in its source). The exception is a tag
-// that came before, see confirmed.
+// An orderly shutdown ends sessions with FATAL 57P01, and so does a session that waits for its client when the postmaster
+// dies. The statement is undone then: PostgreSQL checks for such an order only at points where every commit has been
+// answered. A session that waits for synchronous replication is ended by a warning, without an answer (ProcessInterrupts and
+// SyncRepWaitForLSN in PostgreSQL's source). There is one exception: the tag was sent before 57P01. See confirmed.
 //
 // pg_terminate_backend sends the same error, but then somebody wanted this very session to end, and the node stays. So the
 // node must be proven to leave: nobody accepts sessions there, or it is stale, or it has another role or another start than
@@ -86,8 +86,9 @@ func sentSimply(conn *pgxpool.Conn, args []any) bool {
 	return simple(conn)
 }
 
-// repeatable reports whether a statement can be undone as a whole: it is a single one, and of a kind that cannot commit
-// by itself in its middle, as CALL, DO and VACUUM can. What is not plainly so is not repeated.
+// repeatable reports whether a statement can be undone as a whole: it is a single one, and of a kind that cannot commit by
+// itself in its middle, as CALL, DO and VACUUM can. Every other statement, and every statement that is hard to tell, is not
+// repeatable.
 func repeatable(sql string, args []any) bool {
 	if rewritten(args) {
 		return false
@@ -110,7 +111,8 @@ func repeatable(sql string, args []any) bool {
 	return false
 }
 
-// isSingle reports whether sql is one statement for sure: a semicolon in its middle may be part of a string, or begin another.
+// isSingle reports whether sql is one statement for sure. A semicolon in its middle may be part of a string, or begin
+// another statement, so sql counts as several then.
 func isSingle(sql string) bool {
 	head, rest, more := strings.Cut(sql, ";")
 	if sql == "" || more && strings.TrimSpace(rest) != "" &&
@@ -120,7 +122,7 @@ func isSingle(sql string) bool {
 	return !more || afterComments(rest) == ""
 }
 
-// rewritten reports whether an argument makes another statement of it.
+// rewritten reports whether an argument may replace the statement: a QueryRewriter other than pgx's named arguments.
 func rewritten(args []any) bool {
 	for _, arg := range args {
 		switch arg.(type) {

@@ -8,30 +8,30 @@ import (
 
 // Snapshot is an immutable view of all nodes at one moment. It is safe for concurrent use and never changes.
 type Snapshot struct {
-	nodes   []NodeState   // every member of the cluster, and no other node
+	nodes   []NodeState   // every node of the cluster: those that are listed, and those that have not left yet
 	at      time.Time     // the time of the change that made the snapshot
 	changed chan struct{} // closed once a later snapshot differs in what an acquire may get
 	next    chan struct{} // closed once there is a later snapshot
 	closed  bool          // whether the snapshot is the last one
 
-	incumbent *node     // the node that is the master or was it last; nil if there was no master yet
+	incumbent *node     // the master, or the last one while there is none; nil if there was none yet
 	lostAt    time.Time // since when no master is known; zero while one is known
 	identity  uint64    // system identifier of the cluster; 0 if unknown
-	settled   bool      // whether no answer that was still awaited could have changed the identity
+	settled   bool      // whether the identity is final: no answer that was still missing could change it
 	timeline  uint32    // highest timeline seen that was not rolled back
 	wal       walLog    // recent positions of the master, or of a replica until a master was seen
 
 	heard   bool // whether any node has ever answered a probe
 	refused bool // whether none has, and every node refuses the login, so that it is no use to wait
 
-	departed  [targets]int64 // connections that nodes had lent which have left
-	failovers int64          // how many times another node became the master than was it last
-	noMaster  time.Duration  // how long no master was known until at, all such times together
+	departed  [targets]int64 // connections lent by nodes that have left
+	failovers int64          // how often a node became the master that was not the last one
+	noMaster  time.Duration  // total time without a known master, up to at
 
-	electorate  int             // how many nodes a majority is counted of
-	outdated    map[server]bool // that were superseded when they left
-	bans        map[server]*ban // of nodes that were banned when they left
-	paused      bool            // whether nobody gets to a master, by an operator's order
+	electorate  int             // the number of nodes of which more than half are a majority
+	outdated    map[server]bool // addresses of nodes that were superseded when they left
+	bans        map[server]*ban // bans by the address of nodes that were banned when they left
+	paused      bool            // whether an operator has ordered that new acquires of a master wait
 	pausedUntil time.Time       // when the pause ends by itself; zero: it does not
 }
 
@@ -46,10 +46,12 @@ type walLog []walSample
 
 const walSamples = 128 // about two minutes at the default CheckInterval
 
-// Time returns when the newest evidence in the snapshot was received.
+// Time returns when the newest change in the snapshot was made: evidence was received, a list was set, or an order was
+// given.
 func (s *Snapshot) Time() time.Time { return s.at }
 
-// Nodes returns every node in the order of the configuration.
+// Nodes returns every node in the order of the configuration, or of the last list. Nodes that are no longer listed come
+// last.
 func (s *Snapshot) Nodes() iter.Seq[NodeState] {
 	return slices.Values(s.nodes)
 }
@@ -145,8 +147,8 @@ func (s *Snapshot) stateNear(i int, n *node) *NodeState {
 	return nil
 }
 
-// incumbentState returns what is known about the node that is the master or was it last. It returns nil if there was none
-// yet.
+// incumbentState returns what is known about the master, or about the last one while there is none. It returns nil if there
+// was none yet.
 func (s *Snapshot) incumbentState() *NodeState {
 	if s.incumbent == nil {
 		return nil
@@ -198,7 +200,7 @@ func (t transition) changed() bool {
 	return t.joined() || t.left() || t.old.Role != t.new.Role || t.old.Status != t.new.Status
 }
 
-// probed reports whether a probe of the node has ended.
+// probed reports whether the result of another probe of the node is known.
 func (t transition) probed() bool { return !t.joined() && !t.left() && t.old.probe != t.new.probe }
 
 // restarted reports whether the server is known to have been restarted.

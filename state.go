@@ -14,7 +14,8 @@ import (
 type Role uint8
 
 const (
-	// RoleUnknown is the role of a node about which nothing is known, or nothing recent enough. The node gets no work.
+	// RoleUnknown is the role of every node whose status is not StatusUp, and of a node that gave an unusable answer. The
+	// node gets no new work.
 	RoleUnknown Role = iota
 	// RoleMaster is the role of a node whose sessions report transaction_read_only off.
 	RoleMaster
@@ -30,8 +31,10 @@ func (r Role) String() string {
 type Status uint8
 
 const (
-	// StatusSuspect is a node that did not answer a probe within CheckTimeout, gave an unusable answer, or was not probed
-	// yet. It gets no new acquires. Its connections in use are left alone.
+	// StatusSuspect is a node that may work but is not to be relied on: it was not probed yet, did not answer within
+	// CheckTimeout, refused the login of the monitor, gave an unusable answer, or follows a master that is superseded; or it
+	// cannot be told yet whether the node belongs to the cluster. NodeState.Cause says which. The node gets no new acquires.
+	// Its connections in use are left alone.
 	StatusSuspect Status = iota
 	// StatusUp is a node whose last probe is recent and succeeded.
 	StatusUp
@@ -53,7 +56,7 @@ func (s Status) String() string {
 	return [...]string{"suspect", "up", "down", "stale", "foreign", "banned"}[s]
 }
 
-// Only the following methods say what a status means for the work on a node.
+// The following methods say what a status means for the work on a node.
 
 // usable reports whether a node of this status gets new acquires.
 func (s Status) usable() bool { return s == StatusUp }
@@ -86,17 +89,18 @@ func (l LSN) String() string {
 	return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l))
 }
 
-// DiscoveryStat is what became of asking a [Discoverer] for the nodes.
+// DiscoveryStat tells how the last calls of a [Discoverer] ended.
 type DiscoveryStat struct {
 	LastSuccess time.Time // when the last good answer came, zero if there was none
-	LastFailure time.Time // when the last question failed, zero if none has
+	LastFailure time.Time // when the last call failed, zero if none has
 	LastError   error     // why; nil if none has. It stays when there is a good answer again
 }
 
-// Failing reports whether the last question failed.
+// Failing reports whether the last call failed.
 func (s DiscoveryStat) Failing() bool { return s.LastFailure.After(s.LastSuccess) }
 
-// Report is the answer of a node to one probe. A zero field other than Role means that the node did not tell.
+// Report is the answer of a node to one probe. A zero SystemID, Timeline, LSN, ReplayDelay or StartTime means that the node
+// did not tell.
 type Report struct {
 	Role       Role   // from transaction_read_only
 	InRecovery bool   // pg_is_in_recovery()
@@ -107,15 +111,16 @@ type Report struct {
 	// while the master writes nothing.
 	ReplayDelay time.Duration
 	StartTime   time.Time // of the postmaster; shows a restart, and that two names lead to one server
-	// RecoveryEnd is where the recovery ended that a node out of recovery began with: a promotion, or the start after a crash. It
-	// is 0 after a start in order. BranchedFrom is the timeline of that recovery, if this very session has seen it end.
+	// RecoveryEnd is the position in the WAL at which the server's recovery ended, by a promotion or at the start after a
+	// crash. It is 0 after a clean start. BranchedFrom is the timeline before the promotion. It is set only if this very
+	// session was open when the server was promoted.
 	RecoveryEnd  LSN
 	BranchedFrom uint32
 	Pooler       bool  // whether a connection pooler stands before the node: the server process is not the one of the login
 	Limited      error // why fields that fencing and lag need are missing; nil if none is missing
 }
 
-// life is the time of the server since its last recovery.
+// life is the present life of the server: it began when the server was started or promoted.
 func (r *Report) life() evidence.Life {
 	l := evidence.Life{Timeline: r.Timeline, Recovered: uint64(r.RecoveryEnd)}
 	if !r.StartTime.IsZero() {
@@ -145,34 +150,35 @@ type NodeState struct {
 	// recovery.
 	Report     Report
 	ReportedAt time.Time
-	// CheckedAt is when the last finished probe was sent, whether the node answered it or not.
+	// CheckedAt is when the last probe was sent whose result is known: it was answered, it failed, or CheckTimeout has
+	// passed.
 	CheckedAt time.Time
 
 	// Latency is the duration of a probe, averaged over the last few probes. Zero means unknown.
 	Latency time.Duration
-	// LagBytes and LagTime say how far a replica is behind the freshest known position of the master. LagKnown is false
-	// if hasql cannot tell. That is so for a node that does not report its position. It is also so before the first
-	// master was seen: then a replica is compared with the replica that has the most.
+	// LagBytes and LagTime say how far a replica is behind the freshest known position of the master. LagKnown is false if
+	// hasql cannot tell. That is so for a node that reports neither its position nor the age of what it has replayed. Before
+	// the first master was seen, replicas are compared with the foremost replica, of which the lag is unknown.
 	LagBytes uint64
 	LagTime  time.Duration
 	LagKnown bool
 
 	node            *node
-	probe           uint64      // number of the last finished probe of the node
+	probe           uint64      // number of the last probe of the node whose result is known
 	answered        bool        // whether the node answered that probe
-	gone            bool        // whether that probe proved that no server accepts sessions there
-	unanswered      Status      // the status that an unanswered probe showed
-	silentSince     time.Time   // when the first probe of the present silence was sent; zero if the last one was answered
+	gone            bool        // whether that probe proved that no server accepts sessions at the address
+	unanswered      Status      // the status that follows from a probe without an answer
+	silentSince     time.Time   // when the first probe was sent since which none brought a report; zero if the last one did
 	answeredAt      time.Time   // when the first answer with the position in Report came
 	highestTimeline uint32      // highest timeline that the node was on, unless that timeline was rolled back
-	superseded      bool        // whether the node's timeline is older than the highest that was seen, by all its reports
+	superseded      bool        // whether a report gave an older timeline than the highest that was seen, and no later report showed that one
 	diverged        *divergence // nil unless the node is proven to have other data than the master
 	ban             *ban        // an operator's order; nil if there is none
-	unlisted        bool        // no longer listed as a member; the node stays until nothing of it is in use
+	unlisted        bool        // missing from the last list of nodes; the node stays until nothing of it is in use
 	stranger        bool        // joined a cluster that was known, and has not yet said that it belongs to it
 }
 
-// noReads reports whether an operator of the cluster wants the node to take no reads as a replica. It is a tag of Patroni.
+// noReads reports whether Patroni's tag noloadbalance keeps reads from the node while it is a replica.
 func (n *NodeState) noReads() bool { return n.Tags["noloadbalance"] == "true" }
 
 // synchronous reports whether commits wait for the node, as far as the discoverer has told. These are tags of Patroni.
@@ -198,7 +204,7 @@ func (n *NodeState) Free() int {
 	return n.node.load.Free()
 }
 
-// probed reports whether a probe of the node has finished, with any result.
+// probed reports whether the result of any probe of the node is known.
 func (n *NodeState) probed() bool { return !n.CheckedAt.IsZero() }
 
 // String describes the node in one line, as errors show it. The line contains no secrets of connections.
@@ -244,7 +250,7 @@ func (r *Report) sameServer(o *Report) bool {
 		!r.StartTime.IsZero() && r.StartTime.Equal(o.StartTime)
 }
 
-// writableAgain reports whether a server accepts writes that was read-only before without having been a standby.
+// writableAgain reports whether a server that was read-only, but no standby, accepts writes now.
 func (r *Report) writableAgain(was *Report) bool {
 	return was.Role == RoleReplica && !was.InRecovery && was.Timeline != 0 && r.Role == RoleMaster && r.Timeline == was.Timeline
 }
