@@ -101,7 +101,7 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 			c = r.pick(choice)
 		}
 		if c == nil {
-			if r.pause(ctx, t.snapshot, failed, round) {
+			if r.awaitCandidates(ctx, t.snapshot, failed, round) {
 				round++
 			}
 			clear(failed)
@@ -126,11 +126,11 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 	}
 }
 
-// pause waits until the candidates may have changed, in one of three ways. If connecting to nodes that fit has failed,
+// awaitCandidates waits until the candidates may have changed, in one of three ways. If connecting to nodes that fit has failed,
 // pause ends when they are worth another try; each such pause is longer than the one before. If the next probe may make a
 // node fit, pause asks for a probe, less and less often. Otherwise it waits for a change. It returns false if a change or
 // the end of ctx ended it, else true.
-func (r *Route) pause(ctx context.Context, s *Snapshot, failed map[*node]error, round int) bool {
+func (r *Route) awaitCandidates(ctx context.Context, s *Snapshot, failed map[*node]error, round int) bool {
 	var again time.Duration
 	switch {
 	case len(failed) > 0:

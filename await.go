@@ -7,7 +7,7 @@ import (
 )
 
 // await does the work of WaitFor. The error uses wanted as the name of what was waited for.
-func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snapshot) bool) error {
+func (c *clusterStore) await(ctx context.Context, wanted string, done func(*Snapshot) bool) error {
 	started := time.Now()
 	for {
 		s := c.snapshot()
@@ -26,8 +26,8 @@ func (c *clusterView) await(ctx context.Context, wanted string, done func(*Snaps
 }
 
 // awaitChange waits until an acquire may get something else than with s, and asks for probes meanwhile.
-func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
-	timer := time.NewTimer(c.requestChecks(s, c.settings.lately))
+func (c *clusterStore) awaitChange(ctx context.Context, s *Snapshot) {
+	timer := time.NewTimer(c.requestChecks(s, c.settings.recentProbeAge))
 	defer timer.Stop()
 	for {
 		select {
@@ -36,7 +36,7 @@ func (c *clusterView) awaitChange(ctx context.Context, s *Snapshot) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-			timer.Reset(c.requestChecks(c.snapshot(), c.settings.lately))
+			timer.Reset(c.requestChecks(c.snapshot(), c.settings.recentProbeAge))
 		}
 	}
 }
@@ -49,24 +49,24 @@ const requestInterval = 250 * time.Millisecond
 // requestChecks asks for a probe of each node that may come to fit, unless the node was probed less than lately ago. It
 // returns the time until the first of these nodes is due for another request. A master needs no probe: it fits already, or
 // it must first cease to be the master, which its monitor sees.
-func (c *clusterView) requestChecks(s *Snapshot, lately time.Duration) (again time.Duration) {
-	again = lately
+func (c *clusterStore) requestChecks(s *Snapshot, lately time.Duration) (nextRequestIn time.Duration) {
+	nextRequestIn = lately
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if n.Role == RoleMaster {
 			continue
 		}
 		if left := lately - time.Since(n.CheckedAt); left > 0 {
-			again = min(again, left)
+			nextRequestIn = min(nextRequestIn, left)
 		} else if !n.node.checks.underWay.Load() {
 			n.node.checks.checkNow()
 		}
 	}
-	return again
+	return nextRequestIn
 }
 
 // noNode makes the error of a wait that ended without success: with ctx, or because every node refuses the login.
-func (c *clusterView) noNode(ctx context.Context, s *Snapshot, wanted string, started time.Time, tried map[string]error) *NoNodeError {
+func (c *clusterStore) noNode(ctx context.Context, s *Snapshot, wanted string, started time.Time, tried map[string]error) *NoNodeError {
 	nodes := slices.Clone(s.nodes)
 	for i := range nodes {
 		nodes[i].node = nodes[i].node.frozen() // the numbers of this moment, not of the moment when the error is printed

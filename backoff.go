@@ -9,7 +9,7 @@ const briskHunt = 30 * time.Second
 // the node is a standby that is about to follow a new master. If no master was ever seen there may be none, as in a DSN
 // with replicas only; an acquire that waits for a master then asks for probes itself.
 func (s *Snapshot) untilNextProbe(n *node, now time.Time, recovery, check time.Duration) time.Duration {
-	since := s.lostAt
+	since := s.noMasterSince
 	if n := s.state(n); n != nil && since.IsZero() && n.superseded && n.Report.InRecovery {
 		since = n.Since
 	}

@@ -18,19 +18,19 @@ type change interface {
 
 // reduce returns the snapshot after a change, or prev itself if nothing changes. Members, roles and statuses are decided
 // only here, and at the end by Snapshot.end.
-func reduce(prev *Snapshot, what change, r rules) *Snapshot {
+func reduce(prev *Snapshot, c change, r rules) *Snapshot {
 	s := *prev
 	s.nodes = slices.Clone(prev.nodes)
-	if !what.apply(&s) {
+	if !c.apply(&s) {
 		return prev
 	}
 	if !r.multiMaster {
 		s.identify(prev)
 	}
 	s.resolve(r)
-	s.sample(prev)
+	s.recordPosition(prev)
 	if !r.multiMaster {
-		s.diverge(prev)
+		s.takeOutDiverged(prev)
 	}
 	s.measureLag()
 	s.takeOutBanned()
@@ -65,33 +65,33 @@ func (s *Snapshot) noteRefusal() {
 // countOutage notes whether there is a master, and counts failovers and the time without one.
 func (s *Snapshot) countOutage(prev *Snapshot) {
 	if prev.hunting() {
-		s.noMaster += max(0, s.at.Sub(prev.at)) // changes may arrive in another order than their times
+		s.noMasterTotal += max(0, s.at.Sub(prev.at)) // changes may arrive in another order than their times
 	}
 	if prev.incumbent != nil && s.incumbent != nil && s.incumbent != prev.incumbent {
 		s.failovers++
 	}
 	switch {
 	case s.count(RoleMaster) > 0:
-		s.lostAt = time.Time{}
-	case s.lostAt.IsZero():
-		s.lostAt = s.at
+		s.noMasterSince = time.Time{}
+	case s.noMasterSince.IsZero():
+		s.noMasterSince = s.at
 	}
 }
 
 // observation is one piece of evidence about one node.
 type observation struct {
-	node   *node
-	probe  uint64    // number of the node's probe: the order of the evidence, even if the clock stands still
-	sent   time.Time // when the probe was sent: the evidence is not older than that
-	at     time.Time // when the evidence was received
-	report *Report   // nil unless the node answered
-	status Status    // without a report: StatusSuspect or StatusDown
-	cause  error     // without a report: why
-	gone   bool      // without a report: whether it is proven that no server accepts sessions there
+	node     *node
+	probe    uint64    // number of the node's probe: the order of the evidence, even if the clock stands still
+	sent     time.Time // when the probe was sent: the evidence is not older than that
+	at       time.Time // when the evidence was received
+	report   *Report   // nil unless the node answered
+	status   Status    // without a report: StatusSuspect or StatusDown
+	cause    error     // without a report: why
+	noServer bool      // without a report: whether it is proven that no server accepts sessions there
 }
 
-// says reports whether o and p show the same state of the node. It ignores time, position and cause.
-func (o *observation) says(p *observation) bool {
+// sameStateAs reports whether o and p show the same state of the node. It ignores time, position and cause.
+func (o *observation) sameStateAs(p *observation) bool {
 	if o.report == nil || p.report == nil {
 		return o.report == p.report && o.status == p.status
 	}
@@ -105,7 +105,7 @@ func (o observation) apply(s *Snapshot) bool {
 		return false // the node has left
 	case o.probe < n.probe:
 		return false // older evidence never replaces newer
-	case o.probe == n.probe && o.report == nil && n.probed() && (n.answered || n.unanswered == o.status):
+	case o.probe == n.probe && o.report == nil && n.probed() && (n.answered || n.statusUnanswered == o.status):
 		return false // this probe has been answered already, or was unanswered with the same status
 	}
 	s.at = o.at
@@ -118,9 +118,9 @@ func (n *NodeState) update(o observation) {
 	returned := !n.answered
 	n.probe, n.CheckedAt, n.answered = o.probe, o.sent, o.report != nil
 	if !n.answered {
-		n.unanswered, n.gone = o.status, o.gone
-		if n.silentSince.IsZero() {
-			n.silentSince = o.sent
+		n.statusUnanswered, n.noServer = o.status, o.noServer
+		if n.noReportSince.IsZero() {
+			n.noReportSince = o.sent
 		}
 		status := o.status
 		if n.Status == StatusDown {
@@ -129,7 +129,7 @@ func (n *NodeState) update(o observation) {
 		n.takeOut(status, o.cause)
 		return
 	}
-	n.silentSince, n.gone = time.Time{}, false
+	n.noReportSince, n.noServer = time.Time{}, false
 	report := *o.report
 	if report.Role > RoleReplica {
 		report.Role = RoleUnknown
@@ -141,7 +141,7 @@ func (n *NodeState) update(o observation) {
 		report.Timeline = n.Report.Timeline // a master changes its timeline only through recovery
 	}
 	if report.LSN != n.Report.LSN || report.StartTime.IsZero() || !report.StartTime.Equal(n.Report.StartTime) {
-		n.answeredAt = o.at
+		n.positionSince = o.at
 	}
 	n.Report, n.ReportedAt = report, o.sent
 	took := max(o.at.Sub(o.sent), 1)
@@ -181,14 +181,14 @@ func asConfigured(nodes []*node) []member {
 	return members
 }
 
-// outdated reports whether a node that was a member when the list was made has left since. The pool of that node is closed,
+// namesDepartedNode reports whether a node that was a member when the list was made has left since. The pool of that node is closed,
 // so the list cannot be applied.
-func (m membership) outdated(s *Snapshot) bool {
+func (m membership) namesDepartedNode(s *Snapshot) bool {
 	return slices.ContainsFunc(m.members, func(m member) bool { return !m.joins && s.state(m.node) == nil })
 }
 
 func (m membership) apply(s *Snapshot) bool {
-	if m.outdated(s) {
+	if m.namesDepartedNode(s) {
 		return false
 	}
 	nodes := make([]NodeState, 0, len(s.nodes)+len(m.members))
@@ -221,8 +221,8 @@ func (m membership) apply(s *Snapshot) bool {
 func (s *Snapshot) newcomer(m member, at time.Time) NodeState {
 	return NodeState{
 		Name: m.name, Zone: m.zone, Tags: m.tags, Cause: errNotProbed, Since: at,
-		node: m.node, probe: m.node.checks.begun.Load(), superseded: s.outdated[m.node.server], stranger: s.settled,
-		ban: s.bans[m.node.server],
+		node: m.node, probe: m.node.checks.begun.Load(), superseded: s.supersededWhenLeft[m.node.address], unconfirmed: s.identitySettled,
+		ban: s.bans[m.node.address],
 	}
 }
 
@@ -238,24 +238,24 @@ func (d departure) apply(s *Snapshot) bool {
 		return false
 	}
 	// The server may come back. A superseded node must still be superseded then, and a banned one banned.
-	s.outdated = noted(s.outdated, n.node.server, n.superseded)
-	s.bans = noted(s.bans, n.node.server, n.ban)
+	s.supersededWhenLeft = noted(s.supersededWhenLeft, n.node.address, n.superseded)
+	s.bans = noted(s.bans, n.node.address, n.ban)
 	if 2*s.answering() > s.electorate {
 		s.electorate = len(s.nodes) - 1 // this node still counted in the comparison above
 	}
-	for t := range s.departed {
-		s.departed[t] += d.node.acquires[t].Load() // with the node itself, so that no sum over all nodes ever decreases
+	for t := range s.departedAcquires {
+		s.departedAcquires[t] += d.node.acquires[t].Load() // with the node itself, so that no sum over all nodes ever decreases
 	}
 	s.nodes, s.at = slices.DeleteFunc(s.nodes, func(n NodeState) bool { return n.node == d.node }), d.at
 	return true
 }
 
 // noted returns a map that holds what is noted of a server, and leaves the old map as it is.
-func noted[V comparable](known map[server]V, of server, what V) map[server]V {
+func noted[V comparable](known map[address]V, of address, what V) map[address]V {
 	if known[of] == what {
 		return known
 	}
-	next := map[server]V{of: what}
+	next := map[address]V{of: what}
 	for s, v := range known {
 		if s != of {
 			next[s] = v
@@ -339,7 +339,7 @@ func (o forgetOrder) apply(s *Snapshot) bool {
 			node: n.node, probe: n.probe, ban: n.ban, unlisted: n.unlisted,
 		}
 	}
-	s.at, s.incumbent, s.identity, s.settled, s.timeline, s.wal, s.outdated, s.electorate = o.at, nil, 0, false, 0, nil, nil, 0
+	s.at, s.incumbent, s.identity, s.identitySettled, s.timeline, s.wal, s.supersededWhenLeft, s.electorate = o.at, nil, 0, false, 0, nil, nil, 0
 	return true
 }
 
@@ -348,8 +348,8 @@ func (s *Snapshot) end(now time.Time) *Snapshot {
 	last := *s
 	last.nodes, last.at = slices.Clone(s.nodes), now
 	last.closed = true
-	if last.lostAt.IsZero() {
-		last.lostAt = now
+	if last.noMasterSince.IsZero() {
+		last.noMasterSince = now
 	}
 	for i := range last.nodes {
 		if n := &last.nodes[i]; !n.Status.fenced() {

@@ -26,8 +26,8 @@ func TestWhatLeftNodesHadLentStaysCounted(t *testing.T) {
 	b.acquires[TargetAny].Store(4)
 	b.acquires[TargetReplica].Store(5)
 	w.members(a).departs(a).departs(b).departs(b)
-	if want := [targets]int64{TargetAny: 4, TargetReplica: 5}; w.s.Len() != 1 || w.s.departed != want {
-		t.Errorf("%d nodes, %v", w.s.Len(), w.s.departed)
+	if want := [targets]int64{TargetAny: 4, TargetReplica: 5}; w.s.Len() != 1 || w.s.departedAcquires != want {
+		t.Errorf("%d nodes, %v", w.s.Len(), w.s.departedAcquires)
 	}
 }
 
@@ -169,8 +169,8 @@ func TestNodeUnderAnotherName(t *testing.T) {
 	}
 }
 
-// TestStrangersHaveNoVote is a list of another cluster, which has more nodes and gets all of the work if they may vote.
-func TestStrangersHaveNoVote(t *testing.T) {
+// TestUnconfirmedNodesHaveNoVote is a list of another cluster, which has more nodes and gets all of the work if they may vote.
+func TestUnconfirmedNodesHaveNoVote(t *testing.T) {
 	other := func(r Report) Report { r.SystemID = cluster2; return r }
 	w := newWorld(2).sees(0, master(2, 9)).sees(1, replica(9))
 	a, b := w.node(0), w.node(1)

@@ -10,43 +10,43 @@ import (
 	"github.com/pghasql/hasql/internal/pgerr"
 )
 
-// clusterSettings are the settings that a clusterView uses.
-type clusterSettings struct {
-	rules  rules
-	lately time.Duration // an acquire that waits asks for no probe of a node that was probed less than this ago
+// storeSettings are the settings that a clusterStore uses.
+type storeSettings struct {
+	rules          rules
+	recentProbeAge time.Duration // an acquire that waits asks for no probe of a node that was probed less than this ago
 }
 
-// clusterView is the only writer of snapshots. Monitors, and the methods by which users change the cluster, send changes to
+// clusterStore is the only writer of snapshots. Monitors, and the methods by which users change the cluster, send changes to
 // it. It makes snapshots from these changes, publishes them and wakes the waiters. So readers never lock, and every snapshot
 // follows from the one before.
-type clusterView struct {
+type clusterStore struct {
 	current  atomic.Pointer[Snapshot]
 	changes  chan change
 	done     chan struct{} // closed when run has ended
-	settings clusterSettings
+	settings storeSettings
 
-	discovery atomic.Pointer[DiscoveryStat]
-	followers followers        // pools that follow a route
-	history   evidence.History // what was seen of the servers' lives
-	marks     marks
-	tracing   tracing
-	counts    counts
-	moved     atomic.Int64 // nanoseconds since epoch: when a guest last made room for one on another node, 0 if none did
+	discovery     atomic.Pointer[DiscoveryStat]
+	followers     followers        // pools that follow a route
+	history       evidence.History // what was seen of the servers' lives
+	marks         marks
+	tracing       tracing
+	counts        counts
+	lastGuestMove atomic.Int64 // nanoseconds since epoch: when a guest last made room for one on another node, 0 if none did
 }
 
 // newCluster makes a cluster without nodes.
-func newCluster(now time.Time, settings clusterSettings) *clusterView {
-	c := &clusterView{changes: make(chan change), done: make(chan struct{}), settings: settings}
-	c.current.Store(&Snapshot{at: now, lostAt: now, changed: make(chan struct{}), next: make(chan struct{})})
+func newCluster(now time.Time, settings storeSettings) *clusterStore {
+	c := &clusterStore{changes: make(chan change), done: make(chan struct{}), settings: settings}
+	c.current.Store(&Snapshot{at: now, noMasterSince: now, changed: make(chan struct{}), next: make(chan struct{})})
 	c.discovery.Store(new(DiscoveryStat))
 	return c
 }
 
-func (c *clusterView) snapshot() *Snapshot { return c.current.Load() }
+func (c *clusterStore) snapshot() *Snapshot { return c.current.Load() }
 
 // tell sends a change. It returns true once run has received the change. If the cluster is closed it does nothing and
 // returns false.
-func (c *clusterView) tell(what change) bool {
+func (c *clusterStore) tell(what change) bool {
 	select {
 	case c.changes <- what:
 		return true
@@ -57,7 +57,7 @@ func (c *clusterView) tell(what change) bool {
 
 // run applies changes until ctx ends, then publishes the terminal snapshot. After the publication it yields each new
 // snapshot, with the one before it, to the caller, which must not block.
-func (c *clusterView) run(ctx context.Context) iter.Seq2[*Snapshot, *Snapshot] {
+func (c *clusterStore) run(ctx context.Context) iter.Seq2[*Snapshot, *Snapshot] {
 	return func(yield func(prev, next *Snapshot) bool) {
 		defer close(c.done)
 		for ended := false; !ended; {
@@ -82,7 +82,7 @@ func (c *clusterView) run(ctx context.Context) iter.Seq2[*Snapshot, *Snapshot] {
 }
 
 // remember notes what a change says about the lives of servers, before anybody can act on it.
-func (c *clusterView) remember(what change) {
+func (c *clusterStore) remember(what change) {
 	switch o := what.(type) {
 	case forgetOrder:
 		c.history.Forget()
@@ -99,7 +99,7 @@ func (c *clusterView) remember(what change) {
 }
 
 // publish makes next the current snapshot. The order matters: a goroutine that is woken by prev's channels must find next.
-func (c *clusterView) publish(prev, next *Snapshot) {
+func (c *clusterStore) publish(prev, next *Snapshot) {
 	differs := next.differs(prev)
 	next.next = make(chan struct{})
 	if differs {

@@ -21,7 +21,7 @@ type verifier = func(ctx context.Context, conn *pgxpool.Conn) (applied bool, err
 
 // commits finds out what became of the transactions of InTx.
 type commits struct {
-	cluster *clusterView
+	cluster *clusterStore
 	config  *Config
 	master  *Route
 }

@@ -164,9 +164,9 @@ func (c *Config) discovererProblem() string {
 	return ""
 }
 
-// servers are those of Nodes that are nodes: not the names of whole clusters that the Discoverer asks for. Each dial of such a
+// startNodes are those of Nodes that are nodes: not the names of whole clusters that the Discoverer asks for. Each dial of such a
 // name may lead to another node.
-func (c *Config) servers() []NodeConfig {
+func (c *Config) startNodes() []NodeConfig {
 	name := ""
 	switch d := c.Discoverer.(type) {
 	case *discovery.DNSName:
@@ -179,11 +179,11 @@ func (c *Config) servers() []NodeConfig {
 	})
 }
 
-// cluster returns the settings that the clusterView uses.
-func (c *Config) cluster() clusterSettings {
-	return clusterSettings{
-		rules:  rules{c.MultiMaster, c.RequireMajority, c.DownTimeout},
-		lately: min(max(requestInterval, c.RecoveryInterval), c.CheckInterval),
+// cluster returns the settings that the clusterStore uses.
+func (c *Config) cluster() storeSettings {
+	return storeSettings{
+		rules:          rules{c.MultiMaster, c.RequireMajority, c.DownTimeout},
+		recentProbeAge: min(max(requestInterval, c.RecoveryInterval), c.CheckInterval),
 	}
 }
 

@@ -1,6 +1,10 @@
 package hasql
 
-import "github.com/pghasql/hasql/discovery"
+import (
+	"time"
+
+	"github.com/pghasql/hasql/discovery"
+)
 
 // Discoverer says which nodes the cluster has at the moment. Package [discovery] has those for DNS, Patroni, files and AWS;
 // anything with this method will do:
@@ -9,8 +13,8 @@ import "github.com/pghasql/hasql/discovery"
 //
 // Discover returns every node of the cluster, whatever its role and whether it answers or not: roles and health come from
 // probes alone. It may block until ctx ends, and is called by one goroutine at a time unless a caller shares it between
-// several [PoolManager]. A [Watcher] is watched by another goroutine meanwhile. A panic counts as an error. The list belongs to the caller. An error, and a list without nodes, mean that nothing is known:
-// they remove no node.
+// several [PoolManager]. A [Watcher] is watched by another goroutine meanwhile. A panic counts as an error. The list belongs
+// to the caller. An error, and a list without nodes, mean that nothing is known: they remove no node.
 //
 // The interface is defined in package discovery, so that this package can name discoverers in a DSN without an import cycle.
 type Discoverer = discovery.Discoverer
@@ -36,3 +40,13 @@ type Watcher = discovery.Watcher
 //
 // See [discovery.Endpoint] for each field.
 type Endpoint = discovery.Endpoint
+
+// DiscoveryStat tells how the last calls of a [Discoverer] ended.
+type DiscoveryStat struct {
+	LastSuccess time.Time // when the last good answer came, zero if there was none
+	LastFailure time.Time // when the last call failed, zero if none has
+	LastError   error     // why; nil if none has. It stays when there is a good answer again
+}
+
+// Failing reports whether the last call failed.
+func (s DiscoveryStat) Failing() bool { return s.LastFailure.After(s.LastSuccess) }

@@ -22,7 +22,7 @@ var (
 	errUnidentified   = errors.New("not known yet whether this node belongs to the cluster")
 	errUnanswered     = errors.New("probe not answered in time")
 	errPanicked       = errors.New("hasql: the function that was to connect panicked")
-	errStranger       = errors.New("hasql: the connection was not made with the configuration that hasql supplied for it")
+	errForeignConn    = errors.New("hasql: the connection was not made with the configuration that hasql supplied for it")
 )
 
 // ConfigError lists every problem of a DSN or a [Config]. It contains no password.

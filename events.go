@@ -32,7 +32,7 @@ func (r *reporter) close() {
 	r.queue.close()
 }
 
-// announce queues what changed from prev to next for the log and the hooks. It runs in the goroutine of clusterView.run,
+// announce queues what changed from prev to next for the log and the hooks. It runs in the goroutine of clusterStore.run,
 // so it must not block.
 func (r *reporter) announce(prev, next *Snapshot) {
 	probes := r.log.Core().Enabled(zap.DebugLevel)
@@ -83,8 +83,8 @@ func (r *reporter) announceMaster(prev, next *Snapshot) {
 		return
 	}
 	var gap time.Duration
-	if is.Name != "" && !prev.lostAt.IsZero() {
-		gap = next.at.Sub(prev.lostAt)
+	if is.Name != "" && !prev.noMasterSince.IsZero() {
+		gap = next.at.Sub(prev.noMasterSince)
 		if n := prev.incumbentState(); n != nil {
 			was = *n
 		}
@@ -172,7 +172,7 @@ func (r *reporter) masterMissing(s *Snapshot) {
 		nodes[i] = s.nodes[i].String()
 	}
 	fields := []zap.Field{
-		zap.Duration("missing", s.at.Sub(s.lostAt)), zap.Int64("acquires_waiting", r.outages.counts.waits[TargetMaster].waiting()),
+		zap.Duration("missing", s.at.Sub(s.noMasterSince)), zap.Int64("acquires_waiting", r.outages.counts.waits[TargetMaster].waiting()),
 		zap.Strings("nodes", nodes),
 	}
 	if advice := adviceOn(s.nodes); advice != "" {

@@ -172,11 +172,11 @@ func (f *finder) follow(ctx context.Context, found []Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("hasql: discovery: %w", err)
 	}
-	listed := make([]listing, len(found))
+	listed := make([]listedNode, len(found))
 	for i, e := range found {
-		listed[i] = f.pm.config.listing(e)
+		listed[i] = f.pm.config.listedNodeOf(e)
 	}
-	if err := f.pm.list(ctx, listed); err != nil && !errors.Is(err, ErrClosed) {
+	if err := f.pm.setMembers(ctx, listed); err != nil && !errors.Is(err, ErrClosed) {
 		return fmt.Errorf("hasql: discovery: %w", err)
 	}
 	return nil

@@ -617,7 +617,7 @@ func TestNameThatIsAskedForIsNoNode(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		if got := config.servers(); config.Discoverer == nil || len(got) != want {
+		if got := config.startNodes(); config.Discoverer == nil || len(got) != want {
 			t.Errorf("%s: %d nodes, %v", dsn, len(got), config.Discoverer)
 		}
 	}

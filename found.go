@@ -11,29 +11,29 @@ import (
 	"github.com/pghasql/hasql/internal/dsn"
 )
 
-// listing is one node of a list: its address, its label, and how to configure it if it is new.
-type listing struct {
-	server server
+// listedNode is one node of a list: its address, its label, and how to configure it if it is new.
+type listedNode struct {
+	server address
 	label  label
 	config func() (NodeConfig, error) // of a new node
 }
 
-// listing describes a node that was found.
-func (c *Config) listing(e Endpoint) listing {
-	like, known := c.like(e)
+// listedNodeOf describes a node that was found.
+func (c *Config) listedNodeOf(e Endpoint) listedNode {
+	like, known := c.templateFor(e)
 	l := label{e.Name, e.Zone, e.Tags}
 	if known {
 		l.zone = cmp.Or(e.Zone, like.Zone)
 	}
-	return listing{newServer(e.Host, e.Port, e.Addr), l, func() (NodeConfig, error) {
-		pool, err := c.poolLike(like, e)
+	return listedNode{newServer(e.Host, e.Port, e.Addr), l, func() (NodeConfig, error) {
+		pool, err := c.poolFromTemplate(like, e)
 		return NodeConfig{Name: l.name, Zone: l.zone, Tags: l.tags, Pool: pool, addr: e.Addr}, err
 	}}
 }
 
-// like returns the configured node that is the template for a discovered one. known tells that both have the same host and
+// templateFor returns the configured node that is the template for a discovered one. known tells that both have the same host and
 // port.
-func (c *Config) like(e Endpoint) (n *NodeConfig, known bool) {
+func (c *Config) templateFor(e Endpoint) (n *NodeConfig, known bool) {
 	for i := range c.Nodes {
 		conn := c.Nodes[i].Pool.ConnConfig
 		if strings.EqualFold(conn.Host, e.Host) && conn.Port == e.Port {
@@ -43,9 +43,9 @@ func (c *Config) like(e Endpoint) (n *NodeConfig, known bool) {
 	return &c.Nodes[0], false
 }
 
-// poolLike makes the configuration of a discovered node's pool. It copies that of the template, as the user has edited it.
+// poolFromTemplate makes the configuration of a discovered node's pool. It copies that of the template, as the user has edited it.
 // Host, port, address, TLS name and password are what the DSN means for the new host.
-func (c *Config) poolLike(like *NodeConfig, e Endpoint) (*pgxpool.Config, error) {
+func (c *Config) poolFromTemplate(like *NodeConfig, e Endpoint) (*pgxpool.Config, error) {
 	network, _ := c.source.Settings.Network(c.DownTimeout) // ParseConfig has reported its problems
 	host := dsn.Endpoint{Host: e.Host, Port: e.Port}
 	if e.Addr.IsValid() {

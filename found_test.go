@@ -59,7 +59,7 @@ func TestFoundNodeIsAsIfTheDSNHadIt(t *testing.T) {
 					dsn += " hostaddr=" + e.Addr.String()
 				}
 				want := of(dsn).Nodes[0].Pool.ConnConfig
-				config, err := of(known).listing(e).config()
+				config, err := of(known).listedNodeOf(e).config()
 				if err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
@@ -105,7 +105,7 @@ func TestFoundNodeHasWhatTheUserHasEdited(t *testing.T) {
 		{Endpoint{Name: "n", Host: "pg2", Port: 5432, Addr: netip.MustParseAddr("10.0.0.2")}, 8, "b"},
 		{Endpoint{Name: "n", Host: "pg2", Port: 5432, Zone: "c"}, 8, "c"},
 	} {
-		n, err := config.listing(test.found).config()
+		n, err := config.listedNodeOf(test.found).config()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,12 +127,12 @@ func TestFoundNodeHasWhatTheUserHasEdited(t *testing.T) {
 func TestServerIsKnownByWhatIsDialled(t *testing.T) {
 	addr := netip.MustParseAddr
 	one := newServer("pg1", 5432, netip.Addr{})
-	for _, other := range []server{newServer("PG1", 5432, netip.Addr{})} {
+	for _, other := range []address{newServer("PG1", 5432, netip.Addr{})} {
 		if other != one {
 			t.Errorf("%v is another server", other)
 		}
 	}
-	for _, other := range []server{
+	for _, other := range []address{
 		newServer("pg1", 5433, netip.Addr{}), newServer("pg2", 5432, netip.Addr{}), newServer("pg1", 5432, addr("10.0.0.1")),
 	} {
 		if other == one {

@@ -94,7 +94,7 @@ func (w *world) mustFollow(t *testing.T, prev *Snapshot, o observation) {
 			}
 		}
 	}
-	if prev.settled && !next.settled || prev.identity != 0 && next.identity == 0 {
+	if prev.identitySettled && !next.identitySettled || prev.identity != 0 && next.identity == 0 {
 		t.Fatalf("%+v: the identity is unknown again", o)
 	}
 	for i := range next.nodes {
@@ -124,7 +124,7 @@ func (w *world) mustHold(t *testing.T) {
 			t.Fatalf("%s is %v, a %v, because of %v", n.Name, n.Status, n.Role, n.Cause)
 		case up && (!n.answered || n.Role != r.Role):
 			t.Fatalf("%s is a %v by the report %+v, answered: %v", n.Name, n.Role, r, n.answered)
-		case up && !w.rules.multiMaster && r.SystemID != 0 && (r.SystemID != s.identity || !s.settled):
+		case up && !w.rules.multiMaster && r.SystemID != 0 && (r.SystemID != s.identity || !s.identitySettled):
 			t.Fatalf("%s is up, and belongs to cluster %d, not %d", n.Name, r.SystemID, s.identity)
 		case up && !w.rules.multiMaster && r.Timeline != 0 && r.Timeline < s.timeline:
 			t.Fatalf("%s is up on timeline %d, and %d is known", n.Name, r.Timeline, s.timeline)
@@ -136,12 +136,12 @@ func (w *world) mustHold(t *testing.T) {
 		}
 	}
 	for _, m := range masters {
-		if !w.rules.multiMaster && !m.Report.sameServer(&masters[0].Report) && m != masters[0] {
+		if !w.rules.multiMaster && !m.Report.samePostmaster(&masters[0].Report) && m != masters[0] {
 			t.Fatalf("%s and %s are masters", masters[0].Name, m.Name)
 		}
 	}
-	if len(masters) > 0 != s.lostAt.IsZero() {
-		t.Fatalf("%d masters, lost at %v", len(masters), s.lostAt)
+	if len(masters) > 0 != s.noMasterSince.IsZero() {
+		t.Fatalf("%d masters, lost at %v", len(masters), s.noMasterSince)
 	}
 	answering := 0
 	for i := range s.nodes {

@@ -36,7 +36,7 @@ func (r *Route) ConnectFunc(ctx context.Context, connect func(context.Context, *
 			return err
 		}
 		if !a.Made(conn) {
-			return errStranger
+			return errForeignConn
 		}
 		if err := r.welcome(ctx, conn); err != nil {
 			_ = conn.Close(context.WithoutCancel(ctx))
@@ -78,7 +78,7 @@ func (r *Route) visit(ctx context.Context, connect func(context.Context, *node, 
 func (r *Route) welcome(ctx context.Context, conn *pgx.Conn) error {
 	pool := nodepool.Of(conn)
 	if pool == nil {
-		return errStranger // a hook of the user has replaced hasql's
+		return errForeignConn // a hook of the user has replaced hasql's
 	}
 	if err := pool.Accept(ctx, conn); err != nil {
 		return err
@@ -133,8 +133,8 @@ func (r *Route) moves(at *Candidate) bool {
 	if !slices.ContainsFunc(t.fit, func(c Candidate) bool { return fewer(&c) }) {
 		return false
 	}
-	now, last := int64(time.Since(epoch)), r.cluster.moved.Load()
-	if last != 0 && now-last < int64(moveInterval) || !r.cluster.moved.CompareAndSwap(last, now) {
+	now, last := int64(time.Since(epoch)), r.cluster.lastGuestMove.Load()
+	if last != 0 && now-last < int64(moveInterval) || !r.cluster.lastGuestMove.CompareAndSwap(last, now) {
 		return false
 	}
 	c := r.pick(&t.choice)

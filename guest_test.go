@@ -286,7 +286,7 @@ func TestConnectFuncThatDoesNotConnectLeavesNothingBehind(t *testing.T) {
 		}
 		another := acquire(t, pm.AcquireMaster)
 		err := pm.Master().ConnectFunc(t.Context(), func(context.Context, *pgx.ConnConfig) (*pgx.Conn, error) { return another.Conn(), nil })
-		if !errors.Is(err, errStranger) {
+		if !errors.Is(err, errForeignConn) {
 			t.Error(err)
 		}
 		another.Release()

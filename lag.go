@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// sample records the position of the master. Until a master was seen, the replica with the highest position stands in for
+// recordPosition records the position of the master. Until a master was seen, the replica with the highest position stands in for
 // it: a master had written everything that this replica has replayed.
-func (s *Snapshot) sample(prev *Snapshot) {
+func (s *Snapshot) recordPosition(prev *Snapshot) {
 	if s.incumbent != prev.incumbent {
 		s.wal = nil
 	}
 	if n := s.incumbentState(); n == nil {
 		if n = s.foremost(); n != nil && (len(s.wal) == 0 || n.Report.LSN > s.wal[len(s.wal)-1].lsn) {
-			s.append(n)
+			s.addPosition(n)
 		}
 	} else if n.Role == RoleMaster {
-		s.append(n)
+		s.addPosition(n)
 	}
 }
 
-func (s *Snapshot) append(n *NodeState) {
+func (s *Snapshot) addPosition(n *NodeState) {
 	if last := len(s.wal) - 1; last >= 0 && n.Report.LSN < s.wal[last].lsn {
 		s.wal = nil
 	} else if last >= 0 && !n.ReportedAt.After(s.wal[last].at) {
@@ -52,14 +52,14 @@ func (s *Snapshot) lastMasterPosition() (*walSample, *NodeState) {
 	return &s.wal[len(s.wal)-1], n
 }
 
-// diverge takes replicas out of use that are proven to have diverged. The position of such a replica shows no lag, but its
+// takeOutDiverged takes replicas out of use that are proven to have diverged. The position of such a replica shows no lag, but its
 // data differs from the master's. A master sends only WAL that it has written, and it was asked for its position after the
 // replica had answered. So its position is at least that of a true replica.
 //
 // The proof ends when the server was restarted (a rewind or rebuild needs that), receives the master's timeline, or is out
 // of recovery. It also ends when there is another master or timeline to compare with. A server that does not tell its start
 // time is not left out for longer than the proof is seen.
-func (s *Snapshot) diverge(prev *Snapshot) {
+func (s *Snapshot) takeOutDiverged(prev *Snapshot) {
 	newest, master := s.lastMasterPosition()
 	for i := range s.nodes {
 		n := &s.nodes[i]
@@ -79,8 +79,8 @@ func (s *Snapshot) diverge(prev *Snapshot) {
 }
 
 func (d *divergence) holds(r *Report, timeline uint32) bool {
-	sameServer := !d.start.IsZero() && (r.StartTime.IsZero() || r.StartTime.Equal(d.start))
-	return sameServer && r.InRecovery && (r.Timeline == 0 || r.Timeline != timeline)
+	samePostmaster := !d.start.IsZero() && (r.StartTime.IsZero() || r.StartTime.Equal(d.start))
+	return samePostmaster && r.InRecovery && (r.Timeline == 0 || r.Timeline != timeline)
 }
 
 // smallestSegment is the smallest size of a WAL segment. Every other size is a multiple of it.
@@ -91,7 +91,7 @@ const smallestSegment = 1 << 20
 // the master may still be filling.
 func (n *NodeState) beyond(w *walSample) bool {
 	r := &n.Report
-	return r.InRecovery && r.LSN > w.lsn && w.at.After(n.answeredAt) && r.LSN%smallestSegment != 0
+	return r.InRecovery && r.LSN > w.lsn && w.at.After(n.positionSince) && r.LSN%smallestSegment != 0
 }
 
 // measureLag computes how far each replica is behind the master.

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// list makes the listed nodes the members of the cluster.
-func (pm *PoolManager) list(ctx context.Context, listed []listing) error {
+// setMembers makes the listed nodes the members of the cluster.
+func (pm *PoolManager) setMembers(ctx context.Context, listed []listedNode) error {
 	pm.operating.Lock()
 	defer pm.operating.Unlock()
 	for {
@@ -15,11 +15,11 @@ func (pm *PoolManager) list(ctx context.Context, listed []listing) error {
 			return err
 		}
 		order := membership{members, time.Now()}
-		if !pm.order(order) {
+		if !pm.applyAndWait(order) {
 			endNodes(joining)
 			return ErrClosed
 		}
-		if !order.outdated(pm.cluster.snapshot()) {
+		if !order.namesDepartedNode(pm.cluster.snapshot()) {
 			return nil
 		}
 		endNodes(joining) // a listed node has just left, so nothing was changed; the next round makes a new node for it
@@ -28,7 +28,7 @@ func (pm *PoolManager) list(ctx context.Context, listed []listing) error {
 
 // assemble returns the members for a list: the present nodes that it names, and new nodes for the rest, which it also
 // returns apart.
-func (pm *PoolManager) assemble(ctx context.Context, listed []listing) (members []member, joining []*node, err error) {
+func (pm *PoolManager) assemble(ctx context.Context, listed []listedNode) (members []member, joining []*node, err error) {
 	members = pm.cluster.snapshot().membersLike(listed)
 	var added []NodeConfig
 	for i := range members {
@@ -55,14 +55,14 @@ func (pm *PoolManager) assemble(ctx context.Context, listed []listing) (members 
 
 // membersLike finds the present node for each listed one, or nil if there is none. If several nodes have one address, the
 // name decides.
-func (s *Snapshot) membersLike(listed []listing) []member {
+func (s *Snapshot) membersLike(listed []listedNode) []member {
 	members := make([]member, len(listed))
 	taken := make(map[*node]bool)
 	for _, sameName := range []bool{true, false} {
 		for i, l := range listed {
 			for j := range s.nodes {
 				n := &s.nodes[j]
-				if members[i].node == nil && !taken[n.node] && n.node.server == l.server && (n.Name == l.label.name || !sameName) {
+				if members[i].node == nil && !taken[n.node] && n.node.address == l.server && (n.Name == l.label.name || !sameName) {
 					members[i].node, taken[n.node] = n.node, true
 				}
 			}
@@ -72,8 +72,8 @@ func (s *Snapshot) membersLike(listed []listing) []member {
 	return members
 }
 
-// order sends a change to the cluster, and waits until every reader sees it. It returns false if the cluster is closed.
-func (pm *PoolManager) order(what change) bool {
+// applyAndWait sends a change to the cluster, and waits until every reader sees it. It returns false if the cluster is closed.
+func (pm *PoolManager) applyAndWait(what change) bool {
 	// The second change does nothing. It is accepted after the first one was published.
 	return pm.cluster.tell(what) && pm.cluster.tell(banOrder{})
 }

@@ -21,7 +21,7 @@ import (
 type monitor struct {
 	node    *node
 	checks  *checks // the node's
-	cluster *clusterView
+	cluster *clusterStore
 
 	checkTimeout     time.Duration
 	downTimeout      time.Duration
@@ -29,16 +29,16 @@ type monitor struct {
 	checkInterval    time.Duration
 	checker          Checker
 	config           *pgx.ConnConfig
-	prepare          func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
+	beforeConnect    func(context.Context, *pgx.ConnConfig) error // pgxpool's BeforeConnect; may be nil
 
-	conn           *pgx.Conn
-	probedAt       time.Time     // when the last probe began
-	took           time.Duration // how long the answer to that probe took; zero if there was none
-	connectedAt    time.Time     // when the last dial began
-	suspectAt      time.Time     // since when the node has given no sign of life; zero if it gives one
-	questionBudget time.Duration // how long the next probe may take once the node is down
-	preparing      atomic.Bool   // whether a hook of the user is running, so that the node is not being probed
-	hooked         atomic.Int64  // nanoseconds that hooks have taken since the last call of silent
+	conn              *pgx.Conn
+	probedAt          time.Time     // when the last probe began
+	took              time.Duration // how long the answer to that probe took; zero if there was none
+	dialledAt         time.Time     // when the last dial began
+	noSignOfLifeSince time.Time     // since when the node has given no sign of life; zero if it gives one
+	downProbeTimeout  time.Duration // how long the next probe may take once the node is down
+	preparing         atomic.Bool   // whether a hook of the user is running, so that the node is not being probed
+	hookTime          atomic.Int64  // nanoseconds that hooks have taken since the last call of noSignOfLife
 
 	suggested       bool          // whether the last probe was only suggested
 	suggestionPause time.Duration // between two suggested probes: zero at first, longer while they show nothing new
@@ -51,7 +51,7 @@ type monitor struct {
 	reopened    chan *pgx.Conn // capacity 1: the second session, nil if opening it failed
 }
 
-func newMonitor(n *node, cluster *clusterView, config *Config) *monitor {
+func newMonitor(n *node, cluster *clusterStore, config *Config) *monitor {
 	m := &monitor{
 		node:             n,
 		checks:           n.checks,
@@ -62,7 +62,7 @@ func newMonitor(n *node, cluster *clusterView, config *Config) *monitor {
 		checkInterval:    config.CheckInterval,
 		checker:          config.Checker,
 		config:           n.config.Pool.ConnConfig.Copy(),
-		prepare:          n.config.Pool.BeforeConnect,
+		beforeConnect:    n.config.Pool.BeforeConnect,
 		reopenAfter:      config.RecoveryInterval,
 		reopened:         make(chan *pgx.Conn, 1),
 	}
@@ -82,7 +82,7 @@ func (m *monitor) run(ctx context.Context) {
 		if again := m.probe(ctx); !again {
 			m.depart()
 			m.reopen(ctx)
-			m.rest(ctx)
+			m.awaitNextProbe(ctx)
 		}
 	}
 	if m.reopening {
@@ -99,11 +99,11 @@ func (m *monitor) depart() {
 
 // reply is the result of one probe.
 type reply struct {
-	sent      time.Time // when the question was sent, after connecting
-	report    Report
-	err       error
-	connected bool // whether there was a connection to ask over
-	alive     bool // whether the Checker failed although the connection works, which shows that the server lives
+	sent       time.Time // when the question was sent, after connecting
+	report     Report
+	err        error
+	connected  bool // whether there was a connection to ask over
+	connUsable bool // whether the Checker failed although the connection works, which shows that the server lives
 }
 
 // probe asks the node once and sends the observation. If the answer takes long, it first sends that the node is suspect
@@ -137,7 +137,7 @@ func (m *monitor) probe(ctx context.Context) (again bool) {
 		case <-m.checks.silence:
 			m.probeOthers()
 		case <-timer.C:
-			status := m.silent()
+			status := m.noSignOfLife()
 			m.send(observation{sent: started, status: status, cause: errUnanswered})
 			if left := m.timeLeft(status, started); left > 0 {
 				timer.Reset(min(left, m.checkTimeout)) // sent repeatedly, because ForgetCluster may have cleared the view
@@ -168,15 +168,15 @@ func (m *monitor) probeOthers() {
 // ConnectTimeout. Otherwise a node that takes longer than CheckTimeout to connect to would never come back.
 func (m *monitor) timeLeft(status Status, started time.Time) time.Duration {
 	if status != StatusDown {
-		left := m.downTimeout - m.checkTimeout - time.Since(m.suspectAt)
+		left := m.downTimeout - m.checkTimeout - time.Since(m.noSignOfLifeSince)
 		if left <= 0 {
 			left = m.checkTimeout // time is up, but a hook is running, so the node was not asked yet
 		}
 		return left
 	}
-	left := m.questionBudget - time.Since(started)
+	left := m.downProbeTimeout - time.Since(started)
 	if left <= 0 {
-		m.questionBudget = min(2*m.questionBudget, max(m.config.ConnectTimeout, m.checkTimeout))
+		m.downProbeTimeout = min(2*m.downProbeTimeout, max(m.config.ConnectTimeout, m.checkTimeout))
 	}
 	return left
 }
@@ -206,7 +206,7 @@ func (m *monitor) askOnce(ctx context.Context) (a reply) {
 	if a.err != nil && m.conn.IsClosed() {
 		m.disconnect()
 	}
-	a.alive = a.err != nil && m.conn != nil && ctx.Err() == nil
+	a.connUsable = a.err != nil && m.conn != nil && ctx.Err() == nil
 	return a
 }
 
@@ -223,17 +223,17 @@ func (m *monitor) check(ctx context.Context) (report Report, err error) {
 
 func (m *monitor) connect(ctx context.Context) (err error) {
 	config := m.config.Copy()
-	if m.prepare != nil {
+	if m.beforeConnect != nil {
 		began := time.Now()
 		m.preparing.Store(true)
-		err := m.prepare(ctx, config)
-		m.hooked.Add(int64(time.Since(began)))
+		err := m.beforeConnect(ctx, config)
+		m.hookTime.Add(int64(time.Since(began)))
 		m.preparing.Store(false)
 		if err != nil {
 			return &hookError{err}
 		}
 	}
-	m.connectedAt = time.Now()
+	m.dialledAt = time.Now()
 	m.conn, err = dialOnce(ctx, config)
 	return err
 }
@@ -270,17 +270,17 @@ func dialOnce(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 // meanwhile, so a server that accepts no more sessions keeps its role. Such a node costs one session after RecoveryInterval,
 // then one per CheckInterval at most, and then fewer.
 func (m *monitor) reopen(ctx context.Context) {
-	if m.reopening || m.conn == nil || !m.dubious() || time.Since(m.connectedAt) < m.reopenAfter {
+	if m.reopening || m.conn == nil || !m.dubious() || time.Since(m.dialledAt) < m.reopenAfter {
 		return
 	}
-	m.reopening, m.connectedAt = true, time.Now()
+	m.reopening, m.dialledAt = true, time.Now()
 	m.reopenAfter = min(max(2*m.reopenAfter, m.checkInterval), max(maxReopenPause, m.checkInterval))
 	m.checks.contradicted.Store(false)
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, m.downTimeout)
 		defer cancel()
 		config := m.config.Copy()
-		if m.prepare != nil && m.prepare(ctx, config) != nil {
+		if m.beforeConnect != nil && m.beforeConnect(ctx, config) != nil {
 			m.reopened <- nil
 			return
 		}
@@ -331,7 +331,7 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a reply) (aga
 	}
 	m.backOff(a.err)
 	if a.err == nil {
-		m.suspectAt = time.Time{}
+		m.noSignOfLifeSince = time.Time{}
 		if m.took = time.Since(a.sent); m.took > m.checkTimeout {
 			return true // the answer is too old: a master that was frozen still takes itself for the master
 		}
@@ -343,12 +343,12 @@ func (m *monitor) conclude(ctx context.Context, started time.Time, a reply) (aga
 	case pgerr.Is[*hookError](a.err):
 		o.status = StatusSuspect // the node wasn't even asked
 	case !a.connected && pgerr.IsNoServer(a.err):
-		o.status, o.gone = StatusDown, true
-	case pgerr.Is[*pgconn.PgError](a.err) || pgerr.Is[*pgerr.RefusalError](a.err) || a.alive:
-		m.suspectAt = time.Time{}
+		o.status, o.noServer = StatusDown, true
+	case pgerr.Is[*pgconn.PgError](a.err) || pgerr.Is[*pgerr.RefusalError](a.err) || a.connUsable:
+		m.noSignOfLifeSince = time.Time{}
 		o.status = StatusSuspect // the server refuses the login (wrong password, too many connections) or ends the session: it is alive
 	default:
-		o.status = m.silent()
+		o.status = m.noSignOfLife()
 	}
 	m.send(o)
 	return false
@@ -377,12 +377,12 @@ func (m *monitor) send(o observation) {
 	switch {
 	case !m.suggested:
 		m.suggestionPause = 0
-	case !o.says(&m.lastEvidence):
+	case !o.sameStateAs(&m.lastEvidence):
 		m.suggestionPause = m.recoveryInterval
 	default:
 		m.suggestionPause = min(max(2*m.suggestionPause, m.recoveryInterval), m.checkInterval)
 	}
-	if !o.says(&m.lastEvidence) {
+	if !o.sameStateAs(&m.lastEvidence) {
 		m.reopenAfter = min(m.reopenAfter, m.checkInterval)
 	}
 	m.suggested, m.lastEvidence = false, o
@@ -394,49 +394,29 @@ func (m *monitor) send(o observation) {
 	m.cluster.tell(o)
 }
 
-// silent returns the status of a node that gave no sign of life to this probe: suspect at first, and down at the end of
+// noSignOfLife returns the status of a node that gave no sign of life to this probe: suspect at first, and down at the end of
 // DownTimeout. It notes when that began. The time that a hook of the user takes does not count, because the node is not
 // being asked meanwhile.
-func (m *monitor) silent() Status {
+func (m *monitor) noSignOfLife() Status {
 	if m.preparing.Load() {
 		return StatusSuspect
 	}
-	hooked := time.Duration(m.hooked.Swap(0))
-	if m.suspectAt.IsZero() {
-		m.suspectAt, m.questionBudget = time.Now(), m.checkTimeout
+	hooked := time.Duration(m.hookTime.Swap(0))
+	if m.noSignOfLifeSince.IsZero() {
+		m.noSignOfLifeSince, m.downProbeTimeout = time.Now(), m.checkTimeout
 	} else {
-		m.suspectAt = m.suspectAt.Add(hooked)
+		m.noSignOfLifeSince = m.noSignOfLifeSince.Add(hooked)
 	}
-	if time.Since(m.suspectAt) >= m.downTimeout-m.checkTimeout {
+	if time.Since(m.noSignOfLifeSince) >= m.downTimeout-m.checkTimeout {
 		return StatusDown
 	}
 	return StatusSuspect
 }
 
-// answeringConn records whether anything was read from it.
-type answeringConn struct {
-	net.Conn
-	answered *atomic.Bool
-}
-
-func (c *answeringConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if n > 0 {
-		c.answered.Store(true)
-	}
-	return n, err
-}
-
-// hookError is an error of the user's BeforeConnect, for example if a token service does not answer.
-type hookError struct{ err error }
-
-func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
-func (e *hookError) Unwrap() error { return e.err }
-
-// rest waits until the next probe is due, requested or suggested, or until the connection ends. The interval counts from the
+// awaitNextProbe waits until the next probe is due, requested or suggested, or until the connection ends. The interval counts from the
 // moment when the last probe was sent, because its evidence is that old. If the next probe needs a dial it waits for the
 // back-off, whatever the reason for the probe.
-func (m *monitor) rest(ctx context.Context) {
+func (m *monitor) awaitNextProbe(ctx context.Context) {
 	backoff := random.Jittered(m.backoff)
 	after := func(d time.Duration) time.Duration { return max(d, backoff) - time.Since(m.probedAt) }
 	interval := m.cluster.snapshot().untilNextProbe(m.node, time.Now(), m.recoveryInterval, m.checkInterval)
@@ -473,7 +453,7 @@ func (m *monitor) rest(ctx context.Context) {
 		case <-ctx.Done():
 		case <-ended:
 			ended = nil
-			due = time.After(m.recoveryInterval - time.Since(m.connectedAt)) // at once, unless connections keep ending
+			due = time.After(m.recoveryInterval - time.Since(m.dialledAt)) // at once, unless connections keep ending
 			continue
 		case renewed = <-m.reopened:
 			m.reopening = false
@@ -498,3 +478,23 @@ func (m *monitor) watch(ctx context.Context) {
 		m.disconnect()
 	}
 }
+
+// answeringConn records whether anything was read from it.
+type answeringConn struct {
+	net.Conn
+	answered *atomic.Bool
+}
+
+func (c *answeringConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.answered.Store(true)
+	}
+	return n, err
+}
+
+// hookError is an error of the user's BeforeConnect, for example if a token service does not answer.
+type hookError struct{ err error }
+
+func (e *hookError) Error() string { return "BeforeConnect: " + e.err.Error() }
+func (e *hookError) Unwrap() error { return e.err }

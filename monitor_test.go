@@ -436,7 +436,7 @@ func TestStallWhileAHookHangsIsNotTheNodes(t *testing.T) {
 		defer cancel()
 		said, down := 0, false
 		n := &node{config: config.Nodes[0], load: nodepool.NewLoad(1), checks: newChecks()}
-		view := newCluster(time.Now(), clusterSettings{})
+		view := newCluster(time.Now(), storeSettings{})
 		var running sync.WaitGroup
 		running.Go(func() {
 			for _, next := range view.run(ctx) {

@@ -40,22 +40,22 @@ type label struct {
 	tags       map[string]string
 }
 
-// server is an address. Two configurations with the same address are one node.
-type server struct {
+// address is an address. Two configurations with the same address are one node.
+type address struct {
 	host string
 	port uint16
 	addr netip.Addr
 }
 
-func newServer(host string, port uint16, addr netip.Addr) server {
+func newServer(host string, port uint16, addr netip.Addr) address {
 	host = strings.ToLower(host)
 	if addr = addr.Unmap(); addr.IsValid() && addr.String() == host {
 		addr = netip.Addr{} // it says nothing that the host does not
 	}
-	return server{host, port, addr}
+	return address{host, port, addr}
 }
 
-func (c *NodeConfig) server() server {
+func (c *NodeConfig) server() address {
 	return newServer(c.Pool.ConnConfig.Host, c.Pool.ConnConfig.Port, c.addr)
 }
 
@@ -65,7 +65,7 @@ func (c *NodeConfig) label() label { return label{c.Name, c.Zone, c.Tags} }
 // another node.
 type node struct {
 	config  NodeConfig // as the user gave it
-	server  server     // its address
+	address address    // its address
 	pool    *nodepool.Pool
 	load    *nodepool.Load
 	checks  *checks
@@ -78,13 +78,13 @@ type node struct {
 
 // lookout serves the acquires that wait for a connection of a node: it looks whether another node has one sooner.
 type lookout struct {
-	on     atomic.Bool     // whether the lookout runs, because an acquire waits
-	served map[*node]int64 // served() of every node, at the time when this node last lent a connection
+	on           atomic.Bool     // whether the lookout runs, because an acquire waits
+	servedBefore map[*node]int64 // served() of every node, at the time when this node last lent a connection
 }
 
 // newNode makes a node without a monitor.
 func newNode(ctx context.Context, config NodeConfig) (*node, error) {
-	n := &node{config: config, server: config.server(), checks: newChecks()}
+	n := &node{config: config, address: config.server(), checks: newChecks()}
 	pool, err := nodepool.New(ctx, config.Name, config.Pool, n.checks)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ func observing(nodes int) (observe func(node int, r Report)) {
 	reporter := newReporter(zap.NewNop(), Hooks{}, new(counts))
 	w := newWorld(nodes).unheard()
 	now, probe := w.now, uint64(0)
-	c := newCluster(now, clusterSettings{})
+	c := newCluster(now, storeSettings{})
 	c.publish(c.snapshot(), w.s)
 	observe = func(node int, r Report) {
 		probe++

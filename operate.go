@@ -43,11 +43,11 @@ func (pm *PoolManager) SetNodes(ctx context.Context, nodes []NodeConfig) error {
 	if len(problems) > 0 {
 		return &ConfigError{Problems: unique(problems)}
 	}
-	listed := make([]listing, len(config.Nodes))
+	listed := make([]listedNode, len(config.Nodes))
 	for i, c := range config.Nodes {
-		listed[i] = listing{c.server(), c.label(), func() (NodeConfig, error) { return c, nil }}
+		listed[i] = listedNode{c.server(), c.label(), func() (NodeConfig, error) { return c, nil }}
 	}
-	return pm.list(ctx, listed)
+	return pm.setMembers(ctx, listed)
 }
 
 // Ban takes a node out of service: the node gets no new acquires. Its connections in use are left alone, and idle ones
@@ -132,7 +132,7 @@ func (pm *PoolManager) PauseFor(ctx context.Context, duration time.Duration) err
 }
 
 func (pm *PoolManager) pause(ctx context.Context, until time.Time) error {
-	if !pm.order(pauseOrder{true, until, time.Now()}) {
+	if !pm.applyAndWait(pauseOrder{true, until, time.Now()}) {
 		return ErrClosed
 	}
 	pm.log.Info("paused: nobody gets a connection to the master", zap.Time("until", until))
@@ -156,7 +156,7 @@ func (pm *PoolManager) pause(ctx context.Context, until time.Time) error {
 
 // Resume ends a pause. Without a pause it does nothing.
 func (pm *PoolManager) Resume() {
-	if pm.Snapshot().paused && pm.order(pauseOrder{on: false, at: time.Now()}) {
+	if pm.Snapshot().paused && pm.applyAndWait(pauseOrder{on: false, at: time.Now()}) {
 		pm.log.Info("resumed")
 	}
 }
@@ -177,7 +177,7 @@ func (pm *PoolManager) named(name string) (NodeState, error) {
 }
 
 func (pm *PoolManager) orderOf(n NodeState, b *ban, now time.Time) error {
-	if !pm.order(banOrder{n.node, b, now}) {
+	if !pm.applyAndWait(banOrder{n.node, b, now}) {
 		return ErrClosed
 	}
 	if b != nil {

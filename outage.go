@@ -69,7 +69,7 @@ func (a *outages) end() *outage {
 // remind reports whether to tell now that there is no master. Where there never was one although a node is up, the DSN may name
 // replicas alone: then it is told only if somebody waits for a master.
 func (a *outages) remind(s *Snapshot) bool {
-	if !s.hunting() || s.at.Sub(later(s.lostAt, a.reminded)) < reminderInterval {
+	if !s.hunting() || s.at.Sub(later(s.noMasterSince, a.reminded)) < reminderInterval {
 		return false
 	}
 	if s.incumbent == nil && s.count(RoleReplica) > 0 && a.counts.waits[TargetMaster].waiting() == 0 {

@@ -20,7 +20,7 @@ import (
 type PoolManager struct {
 	config   *Config
 	log      *zap.Logger
-	cluster  *clusterView
+	cluster  *clusterStore
 	reporter *reporter
 	finder   *finder // nil without a Discoverer
 
@@ -58,7 +58,7 @@ func NewWithConfig(ctx context.Context, config *Config) (*PoolManager, error) {
 	if len(problems) > 0 {
 		return nil, &ConfigError{Problems: unique(problems)}
 	}
-	servers, warnings := config.servers(), append(config.warnings, config.warnAbout()...)
+	servers, warnings := config.startNodes(), append(config.warnings, config.warnAbout()...)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	cluster := newCluster(time.Now(), config.cluster())
@@ -219,7 +219,7 @@ func (pm *PoolManager) WaitFor(ctx context.Context, done func(*Snapshot) bool) e
 	return pm.cluster.await(ctx, "snapshot that satisfies WaitFor", done)
 }
 
-// apply makes the nodes follow a change of the snapshot. It runs in the goroutine of clusterView.run, after the snapshot
+// apply makes the nodes follow a change of the snapshot. It runs in the goroutine of clusterStore.run, after the snapshot
 // was published, so an acquire that it wakes finds the new snapshot. It does not wait for anything.
 func (pm *PoolManager) apply(prev, next *Snapshot) {
 	if next.closed {

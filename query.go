@@ -38,7 +38,7 @@ func (r *Route) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comma
 		switch {
 		case err == nil:
 			return tag, nil
-		case tag != (pgconn.CommandTag{}) || !repeatable(sql, args) || !r.provesShutdown(ctx, from, err):
+		case tag != (pgconn.CommandTag{}) || !repeatable(sql, args) || !r.awaitShutdownProof(ctx, from, err):
 			return tag, err
 		}
 	}

@@ -59,11 +59,11 @@ func (r *Route) borrow(ctx context.Context, c *Candidate, choice *choice, failed
 	}
 }
 
-// place is the place of an acquire in the queue of one node's pool. The acquire keeps it until another node has a connection
+// queueEntry is the place of an acquire in the queue of one node's pool. The acquire keeps it until another node has a connection
 // to spare, which is claimed for it before it leaves, or until another queue moves and its own does not. So no acquire gives
 // up its place for a connection that another one gets. If all pools of a cluster are full, acquires are served in the order
 // of their arrival.
-type place struct {
+type queueEntry struct {
 	nodepool.WaitContext
 	route  *Route
 	at     *Candidate
@@ -78,8 +78,8 @@ type place struct {
 }
 
 // enqueue takes a place in the queue of a node. If another node may come to fit, it also starts the node's lookout.
-func (r *Route) enqueue(ctx context.Context, generation *nodepool.Generation, at *Candidate, failed map[*node]error, since time.Time) *place {
-	p := &place{route: r, at: at, failed: maps.Clone(failed), since: since, began: time.Now()}
+func (r *Route) enqueue(ctx context.Context, generation *nodepool.Generation, at *Candidate, failed map[*node]error, since time.Time) *queueEntry {
+	p := &queueEntry{route: r, at: at, failed: maps.Clone(failed), since: since, began: time.Now()}
 	if r.cluster.snapshot().Len() > 1 && (r.criteria.target != TargetMaster || r.config.MultiMaster) {
 		p.Waiter = p
 		defer at.node.startLooking()
@@ -89,10 +89,10 @@ func (r *Route) enqueue(ctx context.Context, generation *nodepool.Generation, at
 }
 
 // StopLooking ends the search for a better node, because there is a connection.
-func (p *place) StopLooking() { p.stopLooking() }
+func (p *queueEntry) StopLooking() { p.stopLooking() }
 
 // stopLooking does the work of StopLooking. It returns the node where a connection is claimed, or nil.
-func (p *place) stopLooking() *Candidate {
+func (p *queueEntry) stopLooking() *Candidate {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
@@ -100,13 +100,13 @@ func (p *place) stopLooking() *Candidate {
 }
 
 // giveUp gives up the place. It returns the node where a connection is claimed, or nil.
-func (p *place) giveUp() *Candidate {
+func (p *queueEntry) giveUp() *Candidate {
 	p.Release()
 	return p.stopLooking()
 }
 
 // look ends the wait if another node has a connection sooner.
-func (p *place) look(now time.Time) {
+func (p *queueEntry) look(now time.Time) {
 	if waited, pause := now.Sub(p.since), now.Sub(p.looked); waited < patience || pause < min(waited/2, maxPatience) {
 		return
 	}
@@ -128,7 +128,7 @@ func (p *place) look(now time.Time) {
 // better returns a node that has a connection sooner, and counts this acquire in the load of that node. It runs on the
 // goroutine of a timer, where a panic of the user's Picker would end the process. After such a panic the acquire keeps its
 // place. If the Picker also panics in the goroutine of an acquire, that acquire ends with the panic.
-func (p *place) better() (c *Candidate) {
+func (p *queueEntry) better() (c *Candidate) {
 	defer func() {
 		if recover() != nil {
 			c = nil
@@ -160,17 +160,17 @@ func (n *node) startLooking() {
 func (n *node) look() {
 	now, places := time.Now(), n.places()
 	if len(places) == 0 {
-		n.lookout.served = nil
+		n.lookout.servedBefore = nil
 		n.lookout.on.Store(false)
 		if len(n.places()) > 0 { // an acquire that came meanwhile saw that the lookout was on
 			n.startLooking()
 		}
 		return
 	}
-	if n.lookout.served == nil || n.lookout.served[n] != n.served() {
-		n.lookout.served = make(map[*node]int64)
+	if n.lookout.servedBefore == nil || n.lookout.servedBefore[n] != n.served() {
+		n.lookout.servedBefore = make(map[*node]int64)
 		for other := range places[0].route.cluster.snapshot().members() {
-			n.lookout.served[other] = other.served()
+			n.lookout.servedBefore[other] = other.served()
 		}
 	}
 	for _, p := range places {
@@ -180,11 +180,11 @@ func (n *node) look() {
 }
 
 // places returns the places of the waiting acquires, in the order of arrival.
-func (n *node) places() (places []*place) {
+func (n *node) places() (places []*queueEntry) {
 	for _, waiter := range n.pool.Generation().Waiters() {
-		places = append(places, waiter.(*place))
+		places = append(places, waiter.(*queueEntry))
 	}
-	slices.SortFunc(places, func(p, q *place) int { return p.since.Compare(q.since) })
+	slices.SortFunc(places, func(p, q *queueEntry) int { return p.since.Compare(q.since) })
 	return places
 }
 
@@ -209,7 +209,7 @@ func (r *Route) spare(cs []Candidate, at *Candidate, full bool, farthest time.Du
 // faster joins the queue of another node if that node has lent more connections than its queue is long, while the present
 // node lent none.
 func (r *Route) faster(cs []Candidate, at *Candidate) *Candidate {
-	served := at.node.lookout.served
+	served := at.node.lookout.servedBefore
 	if at.node.served() != served[at.node] {
 		return nil
 	}

@@ -26,8 +26,8 @@ func (s *Snapshot) identify(prev *Snapshot) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		id := n.Report.SystemID
-		n.stranger = n.stranger && id != s.identity
-		if id != 0 && !n.stranger {
+		n.unconfirmed = n.unconfirmed && id != s.identity
+		if id != 0 && !n.unconfirmed {
 			votes[id]++
 			most = max(most, votes[id])
 		}
@@ -36,7 +36,7 @@ func (s *Snapshot) identify(prev *Snapshot) {
 		return
 	}
 	var winner uint64
-	if s.settled {
+	if s.identitySettled {
 		winner = s.identity
 	}
 	for i := range s.nodes { // in the order of the configuration, so that the first of equals wins
@@ -48,14 +48,14 @@ func (s *Snapshot) identify(prev *Snapshot) {
 		winner = id
 	}
 	if s.identity != 0 && s.identity != winner {
-		s.timeline, s.wal, s.incumbent, s.outdated = 0, nil, nil, nil // another cluster has another history
+		s.timeline, s.wal, s.incumbent, s.supersededWhenLeft = 0, nil, nil, nil // another cluster has another history
 		for i := range s.nodes {
 			n := &s.nodes[i]
 			n.superseded, n.diverged, n.highestTimeline = false, nil, 0
 		}
 	}
 	s.identity = winner
-	s.settled = s.settled || s.decided(votes)
+	s.identitySettled = s.identitySettled || s.decided(votes)
 }
 
 // decided reports whether the identity stays the same even if all nodes that were not probed yet report another one.
@@ -80,7 +80,7 @@ func (s *Snapshot) decided(votes map[uint64]int) bool {
 // cluster are down, else 0. This is what pg_upgrade looks like when half of the nodes were upgraded. If an address leads
 // to another cluster by mistake, a node of the present cluster is normally up, and the address stays foreign.
 func (s *Snapshot) upgraded(prev *Snapshot) (id uint64) {
-	if !s.settled {
+	if !s.identitySettled {
 		return 0
 	}
 	for i := range s.nodes {
@@ -110,7 +110,7 @@ func (s *Snapshot) resolve(r rules) {
 			id = 0 // each of several masters may have its own identifier
 		}
 		switch {
-		case id != 0 && !s.settled:
+		case id != 0 && !s.identitySettled:
 			n.takeOut(StatusSuspect, errUnidentified)
 		case id != 0 && id != s.identity:
 			n.takeOut(StatusForeign, fmt.Errorf("system identifier %d differs from the cluster's, %d", id, s.identity))
@@ -124,18 +124,18 @@ func (s *Snapshot) resolve(r rules) {
 	if r.multiMaster {
 		s.anyMaster()
 	} else {
-		s.rollBack()
+		s.lowerTimeline()
 		s.supersede()
 		s.onlyOneMaster(r.downTimeout)
 	}
 	if r.requireMajority {
-		s.needMajority()
+		s.requireMajority()
 	}
 }
 
-// rollBack lowers the timeline if the newest one is proven to have been given up. The proof: every node that was on it
+// lowerTimeline lowers the timeline if the newest one is proven to have been given up. The proof: every node that was on it
 // now receives an older timeline, so each was rewound or created anew.
-func (s *Snapshot) rollBack() {
+func (s *Snapshot) lowerTimeline() {
 	proven := false // stays false if no present node was on the newest timeline
 	for i := range s.nodes {
 		if n := &s.nodes[i]; s.wasOnNewest(n) {
@@ -213,10 +213,10 @@ func (s *Snapshot) supersededCause(relation string, t uint32) error {
 		relation, t, s.timeline)
 }
 
-// needMajority trusts no master unless more than half of the nodes of the cluster answer. The electorate is the number of
+// requireMajority trusts no master unless more than half of the nodes of the cluster answer. The electorate is the number of
 // nodes that the majority is counted of. It grows at once when nodes join, and shrinks only while more than half of the old
 // electorate answer. Otherwise a wrong or outdated list could make a majority of the few nodes that a client can reach.
-func (s *Snapshot) needMajority() {
+func (s *Snapshot) requireMajority() {
 	answering := s.answering()
 	s.electorate = max(s.electorate, len(s.nodes))
 	if 2*answering > s.electorate {
@@ -254,16 +254,16 @@ func (s *Snapshot) onlyOneMaster(downTimeout time.Duration) {
 	if keep == nil {
 		return
 	}
-	if n := s.incumbentState(); n != nil && n.silentRival(keep) && s.at.Sub(n.silentSince) < downTimeout {
+	if n := s.incumbentState(); n != nil && n.rivalWithoutReport(keep) && s.at.Sub(n.noReportSince) < downTimeout {
 		keep = n
 	}
 	s.incumbent = keep.node
 	for i := range s.nodes {
 		n := &s.nodes[i]
-		if n == keep || n.Report.sameServer(&keep.Report) {
+		if n == keep || n.Report.samePostmaster(&keep.Report) {
 			continue
 		}
-		if n.Role == RoleMaster || n.silentRival(keep) { // cut the silent one too: writes go to another node now
+		if n.Role == RoleMaster || n.rivalWithoutReport(keep) { // cut the silent one too: writes go to another node now
 			n.takeOut(StatusStale, secondMaster(&n.Report, keep))
 		}
 	}
@@ -272,7 +272,7 @@ func (s *Snapshot) onlyOneMaster(downTimeout time.Duration) {
 // outweighs reports whether n, and not the node that was found earlier, stays the master. If both are names of one server,
 // the one that is listed is kept, so that the other one can leave.
 func (s *Snapshot) outweighs(n, earlier *NodeState) bool {
-	if n.unlisted != earlier.unlisted && n.Report.sameServer(&earlier.Report) {
+	if n.unlisted != earlier.unlisted && n.Report.samePostmaster(&earlier.Report) {
 		return earlier.unlisted
 	}
 	if told := n.Report.Timeline != 0; told != (earlier.Report.Timeline != 0) {
@@ -298,9 +298,9 @@ func (s *Snapshot) anyMaster() {
 	}
 }
 
-// silentRival reports whether n gives no report now, was a master by its last one, and is not known to be on another
+// rivalWithoutReport reports whether n gives no report now, was a master by its last one, and is not known to be on another
 // timeline than the master o.
-func (n *NodeState) silentRival(o *NodeState) bool {
+func (n *NodeState) rivalWithoutReport(o *NodeState) bool {
 	r, other := &n.Report, &o.Report
 	return n.Status == StatusSuspect && r.Role == RoleMaster && other.Role == RoleMaster &&
 		(r.Timeline == other.Timeline || other.Timeline == 0)

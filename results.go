@@ -21,22 +21,22 @@ type statement struct {
 	args  []any
 }
 
-// again reports whether to run the query once more after it ended with err.
-func (s *statement) again(from origin, err error) bool {
-	return repeatable(s.sql, s.args) && s.route.provesShutdown(s.ctx, from, err)
+// runAgain reports whether to run the query once more after it ended with err.
+func (s *statement) runAgain(from origin, err error) bool {
+	return repeatable(s.sql, s.args) && s.route.awaitShutdownProof(s.ctx, from, err)
 }
 
 // routedRows own their connection until they are closed.
 type routedRows struct {
 	pgx.Rows
 	statement
-	conn *pgxpool.Conn // nil once it is released
-	lent *Snapshot     // the snapshot at the time when the connection was lent
-	from origin        // set when the rows end with an error
+	conn      *pgxpool.Conn // nil once it is released
+	atLending *Snapshot     // the snapshot at the time when the connection was lent
+	lentAs    origin        // set when the rows end with an error
 	// unreplicated is a NotReplicatedError of rows that otherwise ended well.
 	unreplicated error
 	simply       bool // whether the query was sent in the simple protocol
-	final        bool // the query must not run again: the caller has seen a row, or has closed the rows
+	noRetry      bool // the query must not run again: the caller has seen a row, or has closed the rows
 }
 
 // open runs the query.
@@ -46,23 +46,23 @@ func (r *routedRows) open() error {
 		if err != nil {
 			return err
 		}
-		r.lent = r.route.cluster.snapshot()
+		r.atLending = r.route.cluster.snapshot()
 		nodepool.ExpectCommit(conn.Conn())
 		rs, err := conn.Query(r.ctx, r.sql, r.args...)
 		if err == nil {
-			r.Rows, r.conn, r.simply, r.final = rs, conn, sentSimply(conn, r.args), false
+			r.Rows, r.conn, r.simply, r.noRetry = rs, conn, sentSimply(conn, r.args), false
 			return nil
 		}
-		from := r.route.originOf(conn, r.lent)
+		from := r.route.originOf(conn, r.atLending)
 		conn.Release()
-		if !r.again(from, err) {
+		if !r.runAgain(from, err) {
 			return err
 		}
 	}
 }
 
 func (r *routedRows) Close() {
-	r.final = true
+	r.noRetry = true
 	r.end()
 }
 
@@ -73,7 +73,7 @@ func (r *routedRows) end() {
 		return
 	}
 	if r.Rows.Err() != nil {
-		r.from = r.route.originOf(r.conn, r.lent)
+		r.lentAs = r.route.originOf(r.conn, r.atLending)
 	} else {
 		r.unreplicated = replicated(r.conn)
 	}
@@ -93,12 +93,12 @@ func (r *routedRows) Err() error {
 func (r *routedRows) Next() bool {
 	for !r.Rows.Next() {
 		r.end()
-		if r.final || !r.repeat() {
-			r.final = true
+		if r.noRetry || !r.repeat() {
+			r.noRetry = true
 			return false
 		}
 	}
-	r.final = true
+	r.noRetry = true
 	return true
 }
 
@@ -106,7 +106,7 @@ func (r *routedRows) Next() bool {
 // to read.
 func (r *routedRows) repeat() bool {
 	err := r.Err()
-	if err == nil || r.CommandTag() != (pgconn.CommandTag{}) || !r.again(r.from, err) {
+	if err == nil || r.CommandTag() != (pgconn.CommandTag{}) || !r.runAgain(r.lentAs, err) {
 		return false
 	}
 	if err := r.open(); err != nil {

@@ -27,7 +27,7 @@ func (r *Route) originOf(conn *pgxpool.Conn, lent *Snapshot) origin {
 	return nil
 }
 
-// provesShutdown reports whether the session of a statement was ended with err because its node goes out of service, so that
+// awaitShutdownProof reports whether the session of a statement was ended with err because its node goes out of service, so that
 // the statement may run again. It waits for a probe that begins now: CheckTimeout at most, unless the monitor is in the
 // middle of a probe that hangs, or does not dial again yet.
 //
@@ -39,7 +39,7 @@ func (r *Route) originOf(conn *pgxpool.Conn, lent *Snapshot) origin {
 // pg_terminate_backend sends the same error, but then somebody wanted this very session to end, and the node stays. So the
 // node must be proven to leave: nobody accepts sessions there, or it is stale, or it has another role or another start than
 // when the connection was lent. A node that is silent, full, or refuses our login proves nothing, nor does one that does not tell when it started.
-func (r *Route) provesShutdown(ctx context.Context, was origin, err error) bool {
+func (r *Route) awaitShutdownProof(ctx context.Context, was origin, err error) bool {
 	if !r.criteria.repeat || was == nil || !pgerr.IsFatal(err, pgerr.AdminShutdown) {
 		return false
 	}
@@ -58,7 +58,7 @@ func (r *Route) provesShutdown(ctx context.Context, was origin, err error) bool 
 	if err != nil || now == nil {
 		return false
 	}
-	proven := now.Status == StatusDown && now.gone || now.Status == StatusStale ||
+	proven := now.Status == StatusDown && now.noServer || now.Status == StatusStale ||
 		now.Status == StatusUp && now.Role != was.Role || restarted(was, now)
 	if proven {
 		r.cluster.counts.repeated.Add(1)

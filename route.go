@@ -12,7 +12,7 @@ import (
 // A Route is safe for concurrent use and costs nothing to keep: make a Route with options once, not for each query. It is
 // valid as long as its [PoolManager].
 type Route struct {
-	cluster  *clusterView
+	cluster  *clusterStore
 	config   *Config
 	waits    *waitCount // of its target
 	criteria criteria
@@ -82,7 +82,7 @@ func WithAcquireTimeout(d time.Duration) RouteOption {
 }
 
 // init makes a Route as the configuration says.
-func (r *Route) init(cluster *clusterView, config *Config, waits *waitCount, target Target, options ...RouteOption) {
+func (r *Route) init(cluster *clusterStore, config *Config, waits *waitCount, target Target, options ...RouteOption) {
 	r.cluster, r.config, r.waits = cluster, config, waits
 	r.criteria = criteria{
 		target:         target,

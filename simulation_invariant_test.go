@@ -255,7 +255,7 @@ func (s *simulation) checkSets(v *Snapshot) {
 			s.violate("sets", "%s is a master on timeline %d, and %d is known", n.Name, n.Report.Timeline, v.timeline)
 		}
 		for other := range v.Masters() {
-			if other.Name != n.Name && !n.Report.sameServer(&other.Report) {
+			if other.Name != n.Name && !n.Report.samePostmaster(&other.Report) {
 				s.violate("sets", "%s and %s are masters", n.Name, other.Name)
 			}
 		}
@@ -299,7 +299,7 @@ func (s *simulation) prove(v *Snapshot) {
 		case !diverged, !known.at.IsZero() && !n.Report.StartTime.Equal(known.start):
 			*known = proof{}
 		case known.at.IsZero() && m.Role == RoleMaster && n.Report.InRecovery &&
-			n.Report.LSN > m.Report.LSN && m.ReportedAt.After(n.answeredAt):
+			n.Report.LSN > m.Report.LSN && m.ReportedAt.After(n.positionSince):
 			*known = proof{time.Now(), n.Report.StartTime}
 		}
 	}
@@ -439,7 +439,7 @@ func (s *simulation) checkProbes() {
 			}
 		}
 		begun := n.node.checks.begun.Load()
-		w.steady = w.steady && v.lostAt.IsZero() && n.Status == StatusUp
+		w.steady = w.steady && v.noMasterSince.IsZero() && n.Status == StatusUp
 		length := time.Since(w.began)
 		if length < time.Second {
 			continue
@@ -466,7 +466,7 @@ func (s *simulation) checkProbes() {
 		if count := refused - w.refused; !w.began.IsZero() && count > int(mostRefusals*length/time.Second) {
 			s.violate("logins", "pg%d refused %d logins in %v", i+1, count, length)
 		}
-		*w = window{n.node, time.Now(), begun, refused, demands, v.lostAt.IsZero() && n.Status == StatusUp}
+		*w = window{n.node, time.Now(), begun, refused, demands, v.noMasterSince.IsZero() && n.Status == StatusUp}
 	}
 }
 

@@ -101,8 +101,8 @@ var mutations = []mutation{
 	},
 	{
 		"a node that is down is asked no longer than CheckTimeout", "liveness", "monitor.go",
-		"m.questionBudget = min(2*m.questionBudget, ",
-		"m.questionBudget = min(m.questionBudget, ",
+		"m.downProbeTimeout = min(2*m.downProbeTimeout, ",
+		"m.downProbeTimeout = min(m.downProbeTimeout, ",
 	},
 	{
 		"a replica that has diverged is read from", "diverged", "lag.go",

@@ -14,25 +14,25 @@ type Snapshot struct {
 	next    chan struct{} // closed once there is a later snapshot
 	closed  bool          // whether the snapshot is the last one
 
-	incumbent *node     // the master, or the last one while there is none; nil if there was none yet
-	lostAt    time.Time // since when no master is known; zero while one is known
-	identity  uint64    // system identifier of the cluster; 0 if unknown
-	settled   bool      // whether the identity is final: no answer that was still missing could change it
-	timeline  uint32    // highest timeline seen that was not rolled back
-	wal       walLog    // recent positions of the master, or of a replica until a master was seen
+	incumbent       *node     // the master, or the last one while there is none; nil if there was none yet
+	noMasterSince   time.Time // since when no master is known; zero while one is known
+	identity        uint64    // system identifier of the cluster; 0 if unknown
+	identitySettled bool      // whether the identity is final: no answer that was still missing could change it
+	timeline        uint32    // highest timeline seen that was not rolled back
+	wal             walLog    // recent positions of the master, or of a replica until a master was seen
 
 	heard   bool // whether any node has ever answered a probe
 	refused bool // whether none has, and every node refuses the login, so that it is no use to wait
 
-	departed  [targets]int64 // connections lent by nodes that have left
-	failovers int64          // how often a node became the master that was not the last one
-	noMaster  time.Duration  // total time without a known master, up to at
+	departedAcquires [targets]int64 // connections lent by nodes that have left
+	failovers        int64          // how often a node became the master that was not the last one
+	noMasterTotal    time.Duration  // total time without a known master, up to at
 
-	electorate  int             // the number of nodes of which more than half are a majority
-	outdated    map[server]bool // addresses of nodes that were superseded when they left
-	bans        map[server]*ban // bans by the address of nodes that were banned when they left
-	paused      bool            // whether an operator has ordered that new acquires of a master wait
-	pausedUntil time.Time       // when the pause ends by itself; zero: it does not
+	electorate         int              // the number of nodes of which more than half are a majority
+	supersededWhenLeft map[address]bool // addresses of nodes that were superseded when they left
+	bans               map[address]*ban // bans by the address of nodes that were banned when they left
+	paused             bool             // whether an operator has ordered that new acquires of a master wait
+	pausedUntil        time.Time        // when the pause ends by itself; zero: it does not
 }
 
 // walSample is a position that the master had reached, and when the probe that told it was sent.
@@ -86,7 +86,7 @@ func (s *Snapshot) ReplicaCount() int { return s.count(RoleReplica) }
 
 // NoMasterSince returns since when no master has been known: since New if there was none yet. It is zero while a master
 // is known.
-func (s *Snapshot) NoMasterSince() time.Time { return s.lostAt }
+func (s *Snapshot) NoMasterSince() time.Time { return s.noMasterSince }
 
 func (s *Snapshot) inRole(role Role) iter.Seq[NodeState] {
 	return func(yield func(NodeState) bool) {
@@ -165,7 +165,7 @@ func (s *Snapshot) master() NodeState {
 }
 
 // hunting reports whether no master is known, so that one is looked for.
-func (s *Snapshot) hunting() bool { return !s.lostAt.IsZero() }
+func (s *Snapshot) hunting() bool { return !s.noMasterSince.IsZero() }
 
 // transition is the change of one node from a snapshot to a later one.
 type transition struct {

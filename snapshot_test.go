@@ -26,7 +26,7 @@ func newWorld(nodes int) *world {
 	for i := range nodes {
 		m.members = append(m.members, asConfigured([]*node{fakeNode(i)})...)
 	}
-	w.s = reduce(&Snapshot{at: w.now, lostAt: w.now}, m, w.rules)
+	w.s = reduce(&Snapshot{at: w.now, noMasterSince: w.now}, m, w.rules)
 	for i := range w.s.nodes {
 		w.s.nodes[i].CheckedAt = w.now
 	}
@@ -36,7 +36,7 @@ func newWorld(nodes int) *world {
 // fakeNode is a node without a server.
 func fakeNode(i int) *node {
 	name := fmt.Sprintf("pg%d", i)
-	return &node{config: NodeConfig{Name: name}, server: server{host: name}, load: nodepool.NewLoad(10), checks: newChecks()}
+	return &node{config: NodeConfig{Name: name}, address: address{host: name}, load: nodepool.NewLoad(10), checks: newChecks()}
 }
 
 // node returns the i-th node.
@@ -489,7 +489,7 @@ func TestForget(t *testing.T) {
 	if got := w.view(); got != "suspect suspect suspect" {
 		t.Errorf("forgotten: %s", got)
 	}
-	if !w.s.lostAt.Equal(before.lostAt) {
+	if !w.s.noMasterSince.Equal(before.noMasterSince) {
 		t.Error("the time without a master is another one")
 	}
 	if got := w.sees(0, master(1, 9)).view(); got != "suspect suspect suspect" {
@@ -532,18 +532,18 @@ func TestReduceLeavesThePreviousSnapshotAlone(t *testing.T) {
 
 func TestReduceKeepsTimeWithoutMaster(t *testing.T) {
 	w := newWorld(2)
-	if w.s.lostAt.IsZero() {
+	if w.s.noMasterSince.IsZero() {
 		t.Error("a new cluster knows no master")
 	}
 	w.sees(0, master(1, 9)).sees(1, replica(9))
-	if !w.s.lostAt.IsZero() {
+	if !w.s.noMasterSince.IsZero() {
 		t.Error("a master is known")
 	}
 	w.after(time.Minute).loses(0, StatusDown)
 	lost := w.now
 	w.after(time.Second).loses(0, StatusDown)
-	if !w.s.lostAt.Equal(lost) {
-		t.Errorf("lost at %v, not %v", w.s.lostAt, lost)
+	if !w.s.noMasterSince.Equal(lost) {
+		t.Errorf("lost at %v, not %v", w.s.noMasterSince, lost)
 	}
 }
 
@@ -598,12 +598,12 @@ func check(t *testing.T, seed uint64, prev, s *Snapshot, multi bool, highest *ui
 		}
 	}
 	for i := range masters {
-		if !multi && !masters[i].Report.sameServer(&masters[0].Report) && i > 0 {
+		if !multi && !masters[i].Report.samePostmaster(&masters[0].Report) && i > 0 {
 			t.Fatalf("seed %d: two masters: %v", seed, masters)
 		}
 	}
-	if (len(masters) == 0) == s.lostAt.IsZero() {
-		t.Fatalf("seed %d: %d masters, lost at %v", seed, len(masters), s.lostAt)
+	if (len(masters) == 0) == s.noMasterSince.IsZero() {
+		t.Fatalf("seed %d: %d masters, lost at %v", seed, len(masters), s.noMasterSince)
 	}
 }
 

@@ -89,16 +89,6 @@ func (l LSN) String() string {
 	return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l))
 }
 
-// DiscoveryStat tells how the last calls of a [Discoverer] ended.
-type DiscoveryStat struct {
-	LastSuccess time.Time // when the last good answer came, zero if there was none
-	LastFailure time.Time // when the last call failed, zero if none has
-	LastError   error     // why; nil if none has. It stays when there is a good answer again
-}
-
-// Failing reports whether the last call failed.
-func (s DiscoveryStat) Failing() bool { return s.LastFailure.After(s.LastSuccess) }
-
 // Report is the answer of a node to one probe. A zero SystemID, Timeline, LSN, ReplayDelay or StartTime means that the node
 // did not tell.
 type Report struct {
@@ -163,19 +153,19 @@ type NodeState struct {
 	LagTime  time.Duration
 	LagKnown bool
 
-	node            *node
-	probe           uint64      // number of the last probe of the node whose result is known
-	answered        bool        // whether the node answered that probe
-	gone            bool        // whether that probe proved that no server accepts sessions at the address
-	unanswered      Status      // the status that follows from a probe without an answer
-	silentSince     time.Time   // when the first probe was sent since which none brought a report; zero if the last one did
-	answeredAt      time.Time   // when the first answer with the position in Report came
-	highestTimeline uint32      // highest timeline that the node was on, unless that timeline was rolled back
-	superseded      bool        // whether a report gave an older timeline than the highest that was seen, and no later report showed that one
-	diverged        *divergence // nil unless the node is proven to have other data than the master
-	ban             *ban        // an operator's order; nil if there is none
-	unlisted        bool        // missing from the last list of nodes; the node stays until nothing of it is in use
-	stranger        bool        // joined a cluster that was known, and has not yet said that it belongs to it
+	node             *node
+	probe            uint64      // number of the last probe of the node whose result is known
+	answered         bool        // whether the node answered that probe
+	noServer         bool        // whether that probe proved that no server accepts sessions at the address
+	statusUnanswered Status      // the status that follows from a probe without an answer
+	noReportSince    time.Time   // when the first probe was sent since which none brought a report; zero if the last one did
+	positionSince    time.Time   // when the first answer with the position in Report came
+	highestTimeline  uint32      // highest timeline that the node was on, unless that timeline was rolled back
+	superseded       bool        // whether a report gave an older timeline than the highest that was seen, and no later report showed that one
+	diverged         *divergence // nil unless the node is proven to have other data than the master
+	ban              *ban        // an operator's order; nil if there is none
+	unlisted         bool        // missing from the last list of nodes; the node stays until nothing of it is in use
+	unconfirmed      bool        // joined a cluster that was known, and has not yet said that it belongs to it
 }
 
 // noReads reports whether Patroni's tag noloadbalance keeps reads from the node while it is a replica.
@@ -245,7 +235,7 @@ func (n *NodeState) takeOut(status Status, cause error) {
 	n.Role, n.Status, n.Cause = RoleUnknown, status, cause
 }
 
-func (r *Report) sameServer(o *Report) bool {
+func (r *Report) samePostmaster(o *Report) bool {
 	return r.SystemID != 0 && r.SystemID == o.SystemID && r.Timeline == o.Timeline &&
 		!r.StartTime.IsZero() && r.StartTime.Equal(o.StartTime)
 }

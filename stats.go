@@ -52,7 +52,7 @@ func (s *Stat) Failovers() int64 { return s.snapshot.failovers }
 
 // NoMasterTime returns how long no master was known since New, all such times together, the present one included. It is as of
 // [Snapshot.Time] and never decreases.
-func (s *Stat) NoMasterTime() time.Duration { return s.snapshot.noMaster }
+func (s *Stat) NoMasterTime() time.Duration { return s.snapshot.noMasterTotal }
 
 // ConnectionsCut returns how many connections hasql has cut because their node was down, stale or foreign, idle ones included.
 // Connections that the node itself has ended do not count.
@@ -127,7 +127,7 @@ func (pm *PoolManager) Stat() *Stat {
 	counts := &pm.cluster.counts
 	for t := range counts.waits {
 		w, target := &counts.waits[t], &st.targets[t]
-		target.Acquires += s.departed[t]
+		target.Acquires += s.departedAcquires[t]
 		for i := range w.buckets {
 			target.buckets[i] = w.buckets[i].Load()
 			target.Waits += target.buckets[i]

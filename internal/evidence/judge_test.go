@@ -14,7 +14,7 @@ import (
 type model struct {
 	draw    *rand.Rand
 	clock   int64
-	servers []*server
+	servers []*address
 	history History
 	open    []*transaction // whose COMMIT was lost, and those that run
 	told    int            // verdicts that were not unknown
@@ -22,7 +22,7 @@ type model struct {
 }
 
 // server is a node. Its WAL is what it has of it, with the parts of older timelines.
-type server struct {
+type address struct {
 	name     string
 	wal      []entry
 	flushed  int // how many of wal are on disk
@@ -43,7 +43,7 @@ type entry struct {
 
 type transaction struct {
 	id     int
-	server *server
+	server *address
 	trace  Trace
 	over   bool // its COMMIT was sent, and the answer lost
 }
@@ -51,14 +51,14 @@ type transaction struct {
 func newModel(seed uint64) *model {
 	m := &model{draw: rand.New(rand.NewPCG(seed, 1))}
 	for i := range 3 {
-		m.servers = append(m.servers, &server{name: fmt.Sprint("pg", i), up: true, recovery: i > 0, timeline: 1, nextXID: 10, life: Life{Timeline: 1, Started: 1}})
+		m.servers = append(m.servers, &address{name: fmt.Sprint("pg", i), up: true, recovery: i > 0, timeline: 1, nextXID: 10, life: Life{Timeline: 1, Started: 1}})
 	}
 	m.servers[0].life = Life{Timeline: 1, Started: 2}
 	return m
 }
 
-func (m *model) master() *server {
-	var newest *server
+func (m *model) master() *address {
+	var newest *address
 	for _, s := range m.servers {
 		if s.up && !s.recovery && (newest == nil || s.timeline > newest.timeline) {
 			newest = s
@@ -67,7 +67,7 @@ func (m *model) master() *server {
 	return newest
 }
 
-func (s *server) write(e entry) uint64 {
+func (s *address) write(e entry) uint64 {
 	e.end = 100
 	if n := len(s.wal); n > 0 {
 		e.end = s.wal[n-1].end + 56
@@ -78,7 +78,7 @@ func (s *server) write(e entry) uint64 {
 }
 
 // recover forgets what was not on disk, and replays the rest.
-func (s *server) recover(started int64) {
+func (s *address) recover(started int64) {
 	s.wal = s.wal[:s.flushed]
 	s.nextXID = 10
 	end := uint64(44)
@@ -174,7 +174,7 @@ func (t *transaction) alive() bool {
 	return t.server.up && t.server.life == t.trace.Life && !t.server.recovery
 }
 
-func (m *model) promote(s *server) {
+func (m *model) promote(s *address) {
 	highest := uint32(0)
 	for _, other := range m.servers {
 		highest = max(highest, other.timeline)
@@ -195,7 +195,7 @@ func (m *model) promote(s *server) {
 }
 
 // replicate sends a standby a part of what its master has on disk, if it has nothing else.
-func (m *model) replicate(s *server) {
+func (m *model) replicate(s *address) {
 	now := m.servers[m.draw.IntN(len(m.servers))]
 	if !s.recovery || !s.up || now.recovery || !now.up || len(s.wal) > now.flushed {
 		return
@@ -226,7 +226,7 @@ func (m *model) replicate(s *server) {
 }
 
 // look is a probe, which may find nobody, and may find that out or not.
-func (m *model) look(s *server) {
+func (m *model) look(s *address) {
 	switch {
 	case m.draw.IntN(6) == 0:
 		m.history.Lost(s.name)
@@ -266,7 +266,7 @@ func (m *model) judge() {
 }
 
 // status is what pg_xact_status says.
-func (s *server) status(t *transaction) Status {
+func (s *address) status(t *transaction) Status {
 	for _, e := range s.wal {
 		if e.xid == t.trace.XID && e.commit {
 			return Committed
@@ -278,7 +278,7 @@ func (s *server) status(t *transaction) Status {
 	return Aborted
 }
 
-func (s *server) holds(id int) bool {
+func (s *address) holds(id int) bool {
 	for _, e := range s.wal {
 		if e.owner == id && e.commit {
 			return true
