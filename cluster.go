@@ -89,11 +89,11 @@ func (c *clusterStore) remember(what change) {
 	case observation:
 		switch r := o.report; {
 		case r == nil && !pgerr.IsNoServer(o.cause):
-			c.history.Lost(o.node.config.Name)
+			c.history.Lost(o.node.id())
 		case r != nil && !r.InRecovery && r.Timeline == 0:
-			c.history.Lost(o.node.config.Name)
+			c.history.Lost(o.node.id())
 		case r != nil && !r.InRecovery:
-			c.history.Seen(o.node.config.Name, r.life(), r.BranchedFrom, 0)
+			c.history.Seen(o.node.id(), r.life(), r.BranchedFrom, 0)
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (c *commits) whoTells(l *lostCommit) *Route {
 	}
 	config, route := *c.config, new(Route)
 	config.Picker = PickerFunc(func(masters []Candidate) int {
-		return slices.IndexFunc(masters, func(m Candidate) bool { return m.Name == l.trace.Node })
+		return slices.IndexFunc(masters, func(m Candidate) bool { return m.node.id() == l.trace.Node })
 	})
 	route.init(c.cluster, &config, c.master.waits, TargetMaster)
 	return route
@@ -163,7 +163,7 @@ func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (v
 		return evidence.Unknown, "", err
 	}
 	now := c.master.originOf(conn, c.cluster.snapshot())
-	another := c.config.MultiMaster && (now == nil || now.Name != l.trace.Node)
+	another := c.config.MultiMaster && (now == nil || now.node.id() != l.trace.Node)
 	switch {
 	case another && l.mark != nil:
 		verdict, why = c.ofSeveral(l)
@@ -176,7 +176,7 @@ func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (v
 		return evidence.Unknown, "", err
 	}
 	if now != nil {
-		answer.Node, answer.SystemID = now.Name, now.Report.SystemID
+		answer.Node, answer.SystemID = now.node.id(), now.Report.SystemID
 	}
 	verdict, why = evidence.Judge(l.trace, answer, &c.cluster.history, c.config.MultiMaster)
 	switch {
@@ -263,7 +263,7 @@ func (c *commits) askMark(ctx context.Context, conn *pgxpool.Conn, l *lostCommit
 			return evidence.Unknown, "the master is one of another cluster", nil
 		case now.Report.Timeline != 0 && now.Report.Timeline < t.Life.Timeline:
 			return evidence.Elsewhere, "the node that answers is on an older timeline than the transaction", nil
-		case now.Report.Timeline != 0 && now.Report.Timeline == t.Life.Timeline && now.Name != t.Node:
+		case now.Report.Timeline != 0 && now.Report.Timeline == t.Life.Timeline && now.node.id() != t.Node:
 			return evidence.Unknown, "another node is the master on the same timeline", nil
 		}
 	}

@@ -57,7 +57,7 @@ func (t *transaction) learn(r *traceRow) {
 func (t *transaction) locate() {
 	trace := &t.lost.trace
 	if was := t.route.originOf(t.conn, t.commits.cluster.snapshot()); was != nil {
-		trace.Node, trace.SystemID = was.Name, was.Report.SystemID
+		trace.Node, trace.SystemID = was.node.id(), was.Report.SystemID
 		trace.Life.Timeline = was.Report.Timeline // of a mark; a trace tells its own
 		t.pooled = was.Report.Pooler
 		return

@@ -649,3 +649,28 @@ func TestDiscoveryInADSNThatMakesNoSense(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCommitIsKnownByItsNodeWhateverTheNodeIsCalled compares with the id under which observations of the node are remembered.
+func TestCommitIsKnownByItsNodeWhateverTheNodeIsCalled(t *testing.T) {
+	bubble(t, func(t *testing.T, c *pgfake.Cluster) {
+		o := new(oracle)
+		o.finds("pg1", "pg2", "pg3")
+		pm := discovering(t, c, o, 3)
+		ready(t, pm)
+		o.says(func(context.Context) ([]Endpoint, error) {
+			return []Endpoint{{Name: "pg2:5432", Host: "pg1"}, {Name: "pg1:5432", Host: "pg2"}, {Host: "pg3"}}, nil
+		})
+		time.Sleep(time.Minute)
+		master := pm.Snapshot().master()
+		if master.Name != "pg2:5432" {
+			t.Fatalf("the master is called %s", master.Name)
+		}
+		conn := acquire(t, pm.AcquireMaster)
+		defer conn.Release()
+		tx := transaction{route: pm.Master(), commits: pm.Master().commits(), conn: conn}
+		tx.locate()
+		if got, want := tx.lost.trace.Node, master.node.id(); got != want {
+			t.Errorf("the transaction ran on %s, which is known as %s", got, want)
+		}
+	})
+}

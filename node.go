@@ -93,6 +93,9 @@ func newNode(ctx context.Context, config NodeConfig) (*node, error) {
 	return n, nil
 }
 
+// id names the node in what is known of commits. A list of nodes may give the node another name, but no other id.
+func (n *node) id() string { return n.config.Name }
+
 // frozen returns a node with a copy of the present load. The copy no longer changes.
 func (n *node) frozen() *node { return &node{config: n.config, load: n.load.Frozen()} }
 
