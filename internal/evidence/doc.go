@@ -38,8 +38,8 @@
 // whatever it says. Another node on the same timeline was promoted to it beside the first, and no client can tell which of them
 // has the transaction.
 //
-// After a crash of the same server C is E. After a promotion C is where the new timeline branched off from the trace's timeline.
-// That is known if three facts are known:
+// After a crash of the same server C is E. A restart in order loses nothing, so it sets no limit. After a promotion C is where
+// the new timeline branched off from the trace's timeline. That is known if three facts are known:
 //
 //  1. Where the master's timeline begins: a session on the promoted server has seen its recovery end, on the timeline before. So
 //     the timeline begins at E of that life.

@@ -108,9 +108,12 @@ func (h *History) commonEnd(t Trace, a Answer) (common uint64, why string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	kept, known := h.of(t.Node).keptUpTo(t)
-	if a.Life.Timeline == t.Life.Timeline { // its server has recovered from a crash
+	if a.Life.Timeline == t.Life.Timeline { // its server has been restarted
 		if !known || h.of(t.Node).life != a.Life {
 			return 0, "the master has been restarted, perhaps more than once"
+		}
+		if a.Life.Recovered == 0 { // a restart in order loses nothing
+			return kept, ""
 		}
 		return min(kept, a.Life.Recovered), ""
 	}

@@ -99,7 +99,7 @@ func (m *model) step() {
 	if busy := m.master(); busy != nil && m.draw.IntN(2) == 0 {
 		s = busy
 	}
-	event := m.draw.IntN(14)
+	event := m.draw.IntN(15)
 	m.log = append(m.log, fmt.Sprintf("%d: %d on %s up %v recovery %v timeline %d life %v wal %d", m.clock, event, s.name, s.up, s.recovery, s.timeline, s.life, len(s.wal)))
 	switch event {
 	case 0, 1, 2: // a transaction begins, and the client learns of it
@@ -151,6 +151,11 @@ func (m *model) step() {
 		}
 	case 12, 13: // the monitor has a look
 		m.look(s)
+	case 14: // a restart in order, which replays nothing
+		if s.up && !s.recovery {
+			s.write(entry{owner: -1}) // the checkpoint of the shutdown
+			s.flushed, s.life = len(s.wal), Life{s.timeline, 0, m.clock}
+		}
 	}
 	m.judge()
 }
@@ -327,6 +332,21 @@ func TestVerdictsAreTrue(t *testing.T) {
 		t.Error("nothing was ever known")
 	}
 	t.Logf("%d verdicts", told)
+}
+
+// TestRestartInOrderLosesNothing is about a life that began without a recovery, so that it has no position where one ended.
+func TestRestartInOrderLosesNothing(t *testing.T) {
+	before, after := Life{Timeline: 1, Recovered: 50, Started: 1}, Life{Timeline: 1, Started: 2}
+	trace, answer := Trace{Node: "pg0", Life: before, XID: 10, LSN: 100}, Answer{Node: "pg0", Life: after, Status: Committed}
+	for flushed, want := range map[uint64]Verdict{99: Unknown, 100: Applied} {
+		var h History
+		h.Seen("pg0", before, 0, 0)
+		h.Flushed("pg0", before, flushed)
+		h.Seen("pg0", after, 0, 0)
+		if got, why := Judge(trace, answer, &h, false); got != want {
+			t.Errorf("flushed up to %d: %v %s", flushed, got, why)
+		}
+	}
 }
 
 // What a service asks by itself is true only where the transaction can't be applied any more.
