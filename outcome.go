@@ -49,7 +49,8 @@ func (v Verdict) String() string {
 //
 // A statement inside a transaction takes effect with the transaction: what [Route.InTx] returns speaks of that. A CALL or DO
 // that commits in its middle, and a batch with a COMMIT in it, may have taken effect up to there whatever became of the
-// rest.
+// rest. A server that logs durations may answer a COMMIT that was done with 57014, if it is cancelled right behind. A Route and
+// InTx know that case; of a transaction of an acquired connection, for which pgx speaks, nobody can tell.
 func Outcome(err error) Verdict {
 	var told interface{ outcome() Verdict } // the outermost one knows best
 	switch {

@@ -71,9 +71,13 @@ func (r *Route) awaitShutdownProof(ctx context.Context, was origin, err error) b
 // order to stop, or to cancel the statement, behind the two. In the extended protocol a tag comes before the commit; pgx drops
 // it when the connection ends.
 func confirmed(sql string, args []any, simply bool, tag pgconn.CommandTag, err error) bool {
-	pgErr, _ := errors.AsType[*pgconn.PgError](err)
-	cancelled := simply && pgErr != nil && pgErr.Code == pgerr.QueryCanceled
-	return tag != (pgconn.CommandTag{}) && (nodepool.IsEnd(err) || cancelled) && !rewritten(args) && isSingle(afterComments(sql))
+	return tag != (pgconn.CommandTag{}) && (nodepool.IsEnd(err) || simply && cancelled(err)) && !rewritten(args) && isSingle(afterComments(sql))
+}
+
+// cancelled reports whether a statement was cancelled, as it can be behind its tag too.
+func cancelled(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == pgerr.QueryCanceled
 }
 
 // sentSimply reports whether pgx sends a query with these arguments in the simple protocol.

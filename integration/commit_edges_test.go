@@ -38,7 +38,7 @@ func TestCommitThatWasCancelledTooLateIsApplied(t *testing.T) {
 		result := make(chan error, 1)
 		go func() { result <- order(id) }()
 		for !scan[bool](t, watch, `select coalesce(bool_or(pg_cancel_backend(pid)), false) from pg_stat_activity
-			where state = 'active' and query ~ '^(commit|insert into orders)' and clock_timestamp() - query_start > '20 ms'`) {
+			where state = 'active' and query ~ '^(commit|insert into orders|copy)' and clock_timestamp() - query_start > '20 ms'`) {
 			must(t, ctx.Err())
 		}
 		err := <-result
@@ -68,6 +68,10 @@ func TestCommitThatWasCancelledTooLateIsApplied(t *testing.T) {
 		})
 		cancelled(name("Exec without arguments"), func(id int) error {
 			_, err := m.Master().Exec(ctx, fmt.Sprintf("insert into orders values (%d, 1)", id))
+			return err
+		})
+		cancelled(name("CopyFrom"), func(id int) error {
+			_, err := m.Master().CopyFrom(ctx, pgx.Identifier{"orders"}, []string{"id", "attempt"}, pgx.CopyFromRows([][]any{{id, 1}}))
 			return err
 		})
 		cancelled(name("QueryRow"), func(id int) error {
