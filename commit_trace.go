@@ -94,7 +94,9 @@ func (t *transaction) beginTraced(ctx context.Context) error {
 	case !untraceable(err) || t.conn.Conn().PgConn().IsClosed():
 		return err
 	default:
-		t.commits.cluster.tracing.warnUntraceable(t.commits.config.Logger, t.lost.trace.Node, err)
+		if !isForgotten(err) {
+			t.commits.cluster.tracing.warnUntraceable(t.commits.config.Logger, t.lost.trace.Node, err)
+		}
 		t.way = untraced
 	}
 	if err == nil {
@@ -109,6 +111,12 @@ func (t *transaction) beginTraced(ctx context.Context) error {
 func untraceable(err error) bool {
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && pgErr.Code != pgerr.ReadOnlySQLTransaction && pgerr.IsStatementRefusal(err)
+}
+
+// isForgotten reports whether the session has lost what pgx had prepared, by DEALLOCATE or DISCARD. pgx prepares it anew next time.
+func isForgotten(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pgErr.Code == pgerr.InvalidStatementName
 }
 
 // commitTraced asks for the position, and commits. The server sends the position before it commits, so that it is known if the

@@ -506,3 +506,29 @@ func TestCommitThatAnotherProcessResolves(t *testing.T) {
 		}
 	}
 }
+
+// Somebody deallocates what pgx has prepared. That says nothing of what the server can do.
+func TestDeallocatedStatementsEndNoTrace(t *testing.T) {
+	ctx := testContext(t)
+	cluster := startCluster(t, pgcluster.Options{})
+	n := cluster.Nodes()[0]
+	shop(t, n)
+	th := &thief{sent: func() { awaitOrder(t, n, 3) }}
+	m := openReady(t, cluster, th.steal, func(c *hasql.Config) {
+		for _, n := range c.Nodes {
+			n.Pool.MaxConns = 1
+		}
+	})
+	must(t, orderInTx(ctx, m, 1, hasql.TxOptions{}))
+	_, err := m.Master().Exec(ctx, "deallocate all")
+	must(t, err)
+	must(t, m.InTx(ctx, hasql.TxOptions{}, func(context.Context, pgx.Tx) error { return nil }))
+	must(t, orderInTx(ctx, m, 2, hasql.TxOptions{}))
+	th.armed.Store(true)
+	if err := orderInTx(ctx, m, 3, hasql.TxOptions{}); err != nil || !slices.Equal(attemptsOf(t, n, 3), []int{1}) {
+		t.Errorf("committed in attempts %v: %v", attemptsOf(t, n, 3), err)
+	}
+	if warnings := m.logs.FilterMessageSnippet("refuses what tells").Len(); warnings != 0 {
+		t.Errorf("%d warnings", warnings)
+	}
+}

@@ -6,6 +6,8 @@ import "strings"
 // https://www.postgresql.org/docs/current/errcodes-appendix.html. Every other code is about a statement, a login or the
 // state of one session, and decides nothing here.
 const (
+	// InvalidStatementName is about a prepared statement that the session does not have.
+	InvalidStatementName = "26000"
 	// ReadOnlySQLTransaction refuses a write. If the node is taken for the master, the monitor asks it again.
 	ReadOnlySQLTransaction = "25006"
 	// ObjectNotInPrerequisiteState is what a server in recovery says when it is asked for the position at which it writes.
