@@ -193,8 +193,10 @@ func (c *commits) ask(ctx context.Context, conn *pgxpool.Conn, l *lostCommit) (v
 // ofSeveral is what an answer proves that came from another master than the one of the transaction: nothing, so that one is asked again
 // as long as it is there.
 func (c *commits) ofSeveral(l *lostCommit) (evidence.Verdict, string) {
-	if n, known := c.cluster.snapshot().Node(l.trace.Node); known && n.Role == RoleMaster && n.Status == StatusUp {
-		return evidence.Elsewhere, "another one of several masters has answered"
+	for n := range c.cluster.snapshot().Nodes() {
+		if n.node.id() == l.trace.Node && n.Role == RoleMaster && n.Status == StatusUp {
+			return evidence.Elsewhere, "another one of several masters has answered"
+		}
 	}
 	return evidence.Unknown, "there may be several masters, and the one of the transaction is not there"
 }
