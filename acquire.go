@@ -126,10 +126,10 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 	}
 }
 
-// awaitCandidates waits until the candidates may have changed, in one of three ways. If connecting to nodes that fit has failed,
-// pause ends when they are worth another try; each such pause is longer than the one before. If the next probe may make a
-// node fit, pause asks for a probe, less and less often. Otherwise it waits for a change. It returns false if a change or
-// the end of ctx ended it, else true.
+// awaitCandidates waits until the candidates may have changed, in one of three ways. If connecting to nodes that fit has
+// failed, it returns when they are worth another try; each such wait is longer than the one before. If the next probe may
+// make a node fit, it asks for a probe, less and less often. Otherwise it waits for a change. It returns false if a change
+// or the end of ctx ended it, else true.
 func (r *Route) awaitCandidates(ctx context.Context, s *Snapshot, failed map[*node]error, round int) bool {
 	var again time.Duration
 	switch {
@@ -151,12 +151,12 @@ func (r *Route) awaitCandidates(ctx context.Context, s *Snapshot, failed map[*no
 	return false
 }
 
-// awaitRetry waits until nodes that could not be connected to are worth another try: until pause has passed, or until one of
-// them has an idle connection because another acquire has released it. If the server is full, only a connection that is
+// awaitRetry waits until nodes that could not be connected to are worth another try: until backoff has passed, or until one
+// of them has an idle connection because another acquire has released it. If the server is full, only a connection that is
 // released can help. awaitRetry looks less and less often, at least once in maxPatience, so that a thousand waiting acquires
 // cost little.
-func awaitRetry(ctx context.Context, s *Snapshot, failed map[*node]error, pause time.Duration) bool {
-	end := time.Now().Add(pause)
+func awaitRetry(ctx context.Context, s *Snapshot, failed map[*node]error, backoff time.Duration) bool {
+	end := time.Now().Add(backoff)
 	for look := 0; ; look++ {
 		select {
 		case <-s.changed:

@@ -18,7 +18,7 @@ type change interface {
 
 // reduce returns the snapshot after a change, or prev itself if nothing changes. Members, roles and statuses are decided
 // only here, and at the end by Snapshot.end.
-func reduce(prev *Snapshot, c change, r rules) *Snapshot {
+func reduce(prev *Snapshot, c change, r ruleSettings) *Snapshot {
 	s := *prev
 	s.nodes = slices.Clone(prev.nodes)
 	if !c.apply(&s) {
@@ -38,7 +38,7 @@ func reduce(prev *Snapshot, c change, r rules) *Snapshot {
 		s.paused, s.pausedUntil = false, time.Time{}
 	}
 	for t := range transitions(prev, &s) {
-		if t.changed() && !t.left() {
+		if t.roleOrStatusChanged() && !t.left() {
 			t.new.Since = s.at
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // storeSettings are the settings that a clusterStore uses.
 type storeSettings struct {
-	rules          rules
+	rules          ruleSettings
 	recentProbeAge time.Duration // an acquire that waits asks for no probe of a node that was probed less than this ago
 }
 

@@ -182,7 +182,7 @@ func (c *Config) startNodes() []NodeConfig {
 // cluster returns the settings that the clusterStore uses.
 func (c *Config) cluster() storeSettings {
 	return storeSettings{
-		rules:          rules{c.MultiMaster, c.RequireMajority, c.DownTimeout},
+		rules:          ruleSettings{c.MultiMaster, c.RequireMajority, c.DownTimeout},
 		recentProbeAge: min(max(requestInterval, c.RecoveryInterval), c.CheckInterval),
 	}
 }

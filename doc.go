@@ -18,10 +18,11 @@
 // # How it works
 //
 // Each node has a monitor. Over a connection of its own it asks the node for transaction_read_only: each
-// [Config.CheckInterval], whenever there is a reason to, and at once when that connection has ended. One goroutine turns the
-// results of all monitors into an immutable [Snapshot]. An acquire reads the current one without a lock, lets the [Picker]
-// choose among the nodes that fit, and borrows from that node's pgxpool.Pool. If no node fits, the acquire waits for a
-// snapshot with one that does.
+// [Config.CheckInterval], at once when that connection has ended, and sooner if the traffic or an acquire that waits gives a
+// reason. While no master is known it asks each [Config.RecoveryInterval] at first. One goroutine turns the results of all
+// monitors into an immutable [Snapshot]. An acquire reads the current one without a lock, lets the [Picker] choose among the
+// nodes that fit, and borrows from that node's pgxpool.Pool. If no node fits, the acquire waits for a snapshot with one that
+// does.
 //
 //	         probe               reduce                  load, pick, borrow
 //	node ─────────────▶ monitor ──────────▶ Snapshot ──────────────────────────▶ acquire
@@ -31,8 +32,8 @@
 // # What is guaranteed
 //
 //   - A connection for writing leads to a node whose last probe reported transaction_read_only off, and, where nodes tell
-//     their timelines, whose timeline is the highest that was ever seen. While this process runs, that probe is at most
-//     CheckInterval (and its 10 %) plus CheckTimeout old.
+//     their timelines, whose timeline is the highest that was ever seen. That probe is at most 1.1 × CheckInterval +
+//     CheckTimeout old, unless this process was stopped.
 //   - Once a newer master was seen, an older one gets no write and no read until it has rejoined, not even if the newer one
 //     vanishes again; its connections are cut at once with a [*NodeDownError]. If the cluster itself was rolled back,
 //     [PoolManager.ForgetCluster] lifts that. hasql lifts it by itself if every node that was on the newer timeline reports
@@ -52,7 +53,8 @@
 //     not applied, and finds out about the rest. In the rare case that nobody can tell, the error is a
 //     [*CommitUnknownError].
 //   - Begin of a Route takes another connection if the first one ends before the transaction has begun.
-//   - A statement of a Route whose tag came has succeeded, also if the connection ends behind it. So has a COMMIT.
+//   - If the server's command tag for a statement of a Route has come, the call succeeds, also if the connection ends right
+//     after it. The same holds for COMMIT.
 //   - No error of a statement that was in flight when its connection ended says that it is safe to retry
 //     (pgconn.SafeToRetry): not on a Route, not in its transactions, not on an acquired connection. [Outcome] says in one
 //     call whether what was asked took effect, did not, or nobody knows.
@@ -70,13 +72,13 @@
 //   - A process that was stopped itself (SIGSTOP, a suspended machine) uses what it knew before, until its monitors have
 //     probed again.
 //   - A statement outside of InTx that was in flight when its connection ended without an error from the server, by a crash
-//     or a cut, may or may not have taken effect, and is not repeated. Nor is a write whose commit waited for a synchronous
-//     standby when the server was shut down: PostgreSQL ends its session without an answer, and it has taken effect on that
-//     server.
+//     or a cut, may or may not have taken effect, and is not repeated. A write whose commit waited for a synchronous standby
+//     when the server was shut down is not repeated either. PostgreSQL ends that session without an answer. The write has
+//     taken effect on that server.
 //   - A transaction of Begin that is under way fails in a switchover, undone, at any of its statements. InTx runs it again.
-//   - A server that logs the duration of statements (log_min_duration_statement, log_duration) may send 57P01 behind a
-//     commit. This goes for a COMMIT on an acquired connection and for COPY, and in the simple protocol also for batches and
-//     for every statement on an acquired connection.
+//   - A server that logs the duration of statements (log_min_duration_statement, log_duration) may send 57P01 after a
+//     commit. The caller then sees 57P01 although the commit is done. This can happen to COPY and to COMMIT on an acquired
+//     connection. In the simple protocol it can also happen to a batch, and to every statement on an acquired connection.
 //   - Under asynchronous replication a failover loses what the new master had not received. The library can't see that.
 //   - Replicas lag. [AtLeast] is for reading what was written, [Config.MaxReplicaLag] for reading nothing too old.
 //   - A replica that has diverged (it has WAL that the new master lacks) is known in two ways: its position is beyond that

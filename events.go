@@ -53,7 +53,7 @@ func (r *reporter) announce(prev, next *Snapshot) {
 			r.queue.add(announcement{what: nodeProbed, new: *new})
 		}
 		switch {
-		case t.changed():
+		case t.roleOrStatusChanged():
 			r.queue.add(announcement{what: nodeChanged, old: *old, new: *new})
 		case failsAnew(old, new):
 			r.queue.add(announcement{what: nodeFailed, new: *new})

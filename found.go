@@ -25,7 +25,7 @@ func (c *Config) listedNodeOf(e Endpoint) listedNode {
 	if known {
 		l.zone = cmp.Or(e.Zone, like.Zone)
 	}
-	return listedNode{newServer(e.Host, e.Port, e.Addr), l, func() (NodeConfig, error) {
+	return listedNode{newAddress(e.Host, e.Port, e.Addr), l, func() (NodeConfig, error) {
 		pool, err := c.poolFromTemplate(like, e)
 		return NodeConfig{Name: l.name, Zone: l.zone, Tags: l.tags, Pool: pool, addr: e.Addr}, err
 	}}

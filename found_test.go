@@ -126,20 +126,20 @@ func TestFoundNodeHasWhatTheUserHasEdited(t *testing.T) {
 // TestServerIsKnownByWhatIsDialled has pairs of configurations.
 func TestServerIsKnownByWhatIsDialled(t *testing.T) {
 	addr := netip.MustParseAddr
-	one := newServer("pg1", 5432, netip.Addr{})
-	for _, other := range []address{newServer("PG1", 5432, netip.Addr{})} {
+	one := newAddress("pg1", 5432, netip.Addr{})
+	for _, other := range []address{newAddress("PG1", 5432, netip.Addr{})} {
 		if other != one {
 			t.Errorf("%v is another server", other)
 		}
 	}
 	for _, other := range []address{
-		newServer("pg1", 5433, netip.Addr{}), newServer("pg2", 5432, netip.Addr{}), newServer("pg1", 5432, addr("10.0.0.1")),
+		newAddress("pg1", 5433, netip.Addr{}), newAddress("pg2", 5432, netip.Addr{}), newAddress("pg1", 5432, addr("10.0.0.1")),
 	} {
 		if other == one {
 			t.Errorf("%v is the same server", other)
 		}
 	}
-	if newServer("10.0.0.1", 5432, addr("::ffff:10.0.0.1")) != newServer("10.0.0.1", 5432, netip.Addr{}) {
+	if newAddress("10.0.0.1", 5432, addr("::ffff:10.0.0.1")) != newAddress("10.0.0.1", 5432, netip.Addr{}) {
 		t.Error("an address is another server than itself")
 	}
 }

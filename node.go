@@ -47,7 +47,7 @@ type address struct {
 	addr netip.Addr
 }
 
-func newServer(host string, port uint16, addr netip.Addr) address {
+func newAddress(host string, port uint16, addr netip.Addr) address {
 	host = strings.ToLower(host)
 	if addr = addr.Unmap(); addr.IsValid() && addr.String() == host {
 		addr = netip.Addr{} // it says nothing that the host does not
@@ -55,8 +55,8 @@ func newServer(host string, port uint16, addr netip.Addr) address {
 	return address{host, port, addr}
 }
 
-func (c *NodeConfig) server() address {
-	return newServer(c.Pool.ConnConfig.Host, c.Pool.ConnConfig.Port, c.addr)
+func (c *NodeConfig) address() address {
+	return newAddress(c.Pool.ConnConfig.Host, c.Pool.ConnConfig.Port, c.addr)
 }
 
 func (c *NodeConfig) label() label { return label{c.Name, c.Zone, c.Tags} }
@@ -84,7 +84,7 @@ type lookout struct {
 
 // newNode makes a node without a monitor.
 func newNode(ctx context.Context, config NodeConfig) (*node, error) {
-	n := &node{config: config, address: config.server(), checks: newChecks()}
+	n := &node{config: config, address: config.address(), checks: newChecks()}
 	pool, err := nodepool.New(ctx, config.Name, config.Pool, n.checks)
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func (pm *PoolManager) SetNodes(ctx context.Context, nodes []NodeConfig) error {
 	}
 	listed := make([]listedNode, len(config.Nodes))
 	for i, c := range config.Nodes {
-		listed[i] = listedNode{c.server(), c.label(), func() (NodeConfig, error) { return c, nil }}
+		listed[i] = listedNode{c.address(), c.label(), func() (NodeConfig, error) { return c, nil }}
 	}
 	return pm.setMembers(ctx, listed)
 }

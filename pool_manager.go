@@ -237,7 +237,7 @@ func (pm *PoolManager) apply(prev, next *Snapshot) {
 		}
 	}
 	if next.hunting() && !prev.hunting() {
-		pm.hunt(next)
+		pm.beginHunt(next)
 		pm.finder.hurry()
 	}
 	pm.reporter.announce(prev, next)
@@ -262,11 +262,11 @@ func (pm *PoolManager) leave(n *node) {
 // follow makes the pool of a node follow the node's new state.
 func (pm *PoolManager) follow(t transition, hunted, hunting bool) {
 	p, old, new := t.new.node.pool, t.old, t.new
-	if t.changed() || hunting != hunted || t.probed() {
+	if t.roleOrStatusChanged() || hunting != hunted || t.probed() {
 		p.SetNodeStatus(nodeStatusOf(new, hunting))
 	}
 	switch fenced := new.Status.fenced(); {
-	case fenced && t.changed():
+	case fenced && t.roleOrStatusChanged():
 		reason := &NodeDownError{Node: new.Name, Status: new.Status, Cause: new.Cause}
 		grace := time.Duration(0)
 		if new.Status == StatusDown {
@@ -277,22 +277,22 @@ func (pm *PoolManager) follow(t transition, hunted, hunting bool) {
 		p.Unfence()
 	case t.restarted():
 		p.Reset() // the server restarted between two probes, so all its old connections are dead
-	case t.changed() && new.Status == StatusBanned:
+	case t.roleOrStatusChanged() && new.Status == StatusBanned:
 		p.Reset() // an operator wants the node to be idle, or the node is about to leave
 	}
-	if new.Status.reachable() && (t.changed() || t.restarted()) {
+	if new.Status.reachable() && (t.roleOrStatusChanged() || t.restarted()) {
 		p.ResetDials()
 	}
-	if t.changed() {
+	if t.roleOrStatusChanged() {
 		p.Renew()
 	}
-	if t.changed() && !new.Status.reachable() {
+	if t.roleOrStatusChanged() && !new.Status.reachable() {
 		pm.cutAfter(0, p.PgxOnlySockets(), net.ErrClosed)
 		if old.Status.reachable() {
 			pm.finder.hurry()
 		}
 	}
-	if t.changed() && new.Status == StatusUp && old.Status != StatusUp && p.MinConns() > 0 {
+	if t.roleOrStatusChanged() && new.Status == StatusUp && old.Status != StatusUp && p.MinConns() > 0 {
 		pm.fill(p, p.MinConns())
 	}
 	if t.probed() {
@@ -303,8 +303,8 @@ func (pm *PoolManager) follow(t transition, hunted, hunting bool) {
 	}
 }
 
-// hunt begins to look for a master at once, without waiting for the next regular probes.
-func (pm *PoolManager) hunt(s *Snapshot) {
+// beginHunt begins to look for a master at once, without waiting for the next regular probes.
+func (pm *PoolManager) beginHunt(s *Snapshot) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		n.node.checks.checkNow()

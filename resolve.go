@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// rules are the settings of a Config by which changes are applied.
-type rules struct {
+// ruleSettings are the settings of a Config by which changes are applied.
+type ruleSettings struct {
 	multiMaster     bool
 	requireMajority bool
 	downTimeout     time.Duration
@@ -97,8 +97,8 @@ func (s *Snapshot) upgraded(prev *Snapshot) (id uint64) {
 }
 
 // resolve gives every node that answers its role and status, in view of the other nodes. It also makes nodes stale that do
-// not answer. diverge and takeOutBanned may change the result.
-func (s *Snapshot) resolve(r rules) {
+// not answer. takeOutDiverged and takeOutBanned may change the result.
+func (s *Snapshot) resolve(r ruleSettings) {
 	for i := range s.nodes {
 		n := &s.nodes[i]
 		if !n.answered {

@@ -195,8 +195,8 @@ func transitions(prev, next *Snapshot) iter.Seq[transition] {
 func (t transition) joined() bool { return t.old == nil }
 func (t transition) left() bool   { return t.new == nil }
 
-// changed reports whether the node has another role or status, has joined or has left.
-func (t transition) changed() bool {
+// roleOrStatusChanged reports whether the node has another role or status, has joined or has left.
+func (t transition) roleOrStatusChanged() bool {
 	return t.joined() || t.left() || t.old.Role != t.new.Role || t.old.Status != t.new.Status
 }
 
@@ -215,7 +215,7 @@ func restarted(old, new *NodeState) bool {
 // differs reports whether an acquire may get something else than with prev.
 func (s *Snapshot) differs(prev *Snapshot) bool {
 	for t := range transitions(prev, s) {
-		if t.changed() || t.old.noReads() != t.new.noReads() {
+		if t.roleOrStatusChanged() || t.old.noReads() != t.new.noReads() {
 			return true
 		}
 	}

@@ -15,13 +15,13 @@ import (
 // world is a cluster without servers: a snapshot that tests feed with observations. Every node was probed once, in vain.
 type world struct {
 	s     *Snapshot
-	rules rules
+	rules ruleSettings
 	now   time.Time
 	probe uint64
 }
 
 func newWorld(nodes int) *world {
-	w := &world{now: time.Unix(1_000_000, 0), rules: rules{downTimeout: 3 * time.Second}}
+	w := &world{now: time.Unix(1_000_000, 0), rules: ruleSettings{downTimeout: 3 * time.Second}}
 	m := membership{at: w.now}
 	for i := range nodes {
 		m.members = append(m.members, asConfigured([]*node{fakeNode(i)})...)
@@ -515,7 +515,7 @@ func TestReduceIgnoresOlderEvidence(t *testing.T) {
 		"an older silence":        {node: w.node(0), probe: old, at: w.now.Add(time.Second), status: StatusDown, cause: errUnanswered},
 		"an answer given up late": {node: w.node(0), probe: w.probe, at: w.now, status: StatusSuspect, cause: errUnanswered},
 	} {
-		if next := reduce(w.s, o, rules{}); next != w.s {
+		if next := reduce(w.s, o, ruleSettings{}); next != w.s {
 			t.Errorf("%s changed the snapshot", name)
 		}
 	}
