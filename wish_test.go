@@ -27,12 +27,12 @@ func TestAcquireThatFindsNoNodeHasTheNodesAsked(t *testing.T) {
 				func(pm *PoolManager) *Route { return pm.Master() },
 			},
 		} {
-			for i := range 3 {
+			for i := range 2 {
 				bubble(t, func(t *testing.T, c *pgfake.Cluster) {
 					pm := open(t, c, func(config *Config) { config.CheckInterval = interval })
 					ready(t, pm)
 					test.lose(c)
-					time.Sleep(6*time.Minute + time.Duration(i)*interval/3)
+					time.Sleep(6*time.Minute + time.Duration(i)*interval/2)
 					test.bring(c)
 					time.Sleep(time.Millisecond)
 					ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
