@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -161,7 +162,7 @@ func testPatroniFault(t *testing.T, cluster *patroni.Cluster, fault patroniFault
 	must(t, p.m.Ready(p.ctx, 1, 2))
 	awaitRead(t, p.m, p.m.Replica(), p.old)
 	p.w.progress(20)
-	p.r.end(p.old)
+	p.r.end(append(p.restarted(mark), p.old)...)
 	p.w.end(p.next, p.old)
 	direct.end()
 
@@ -183,6 +184,20 @@ func testPatroniFault(t *testing.T, cluster *patroni.Cluster, fault patroniFault
 	f := figure{fault: fault.name, patroni: direct.spans.gap(p.old, p.next), service: p.w.spans.gap(p.old, p.next)}
 	t.Logf("nobody could write for %v, the service for %v", f.patroni, f.service)
 	return f
+}
+
+// restarted returns the members that have been down since a mark. Patroni may restart also the member that has nothing to do with
+// the fault, to rewind it behind the new leader.
+func (p *patroniTest) restarted(mark int) (members []node) {
+	events, _ := p.m.seen()
+	for _, m := range p.cluster.Members() {
+		if slices.ContainsFunc(events[mark:], func(e event) bool {
+			return !e.master && e.new.Name == m.Addr() && e.new.Status == hasql.StatusDown
+		}) {
+			members = append(members, m)
+		}
+	}
+	return members
 }
 
 // probers write to every member over connections of their own, to see when it accepts that.
