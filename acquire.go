@@ -16,7 +16,7 @@ import (
 // every node, and errors of the user's own pool hooks. One acquire may run a hook such as PrepareConn for connections of
 // several nodes.
 func (r *Route) Acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	t := r.current()
+	t := r.currentSelection()
 	c := r.pick(&t.choice)
 	var spent time.Duration
 	if c != nil {
@@ -81,7 +81,7 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 	var failed map[*node]error // nodes that fit but could not be connected to, since the last change
 	var tried map[string]error
 	for round := 0; ; {
-		t := r.current()
+		t := r.currentSelection()
 		if t.snapshot.closed {
 			return ErrClosed
 		}

@@ -29,7 +29,8 @@ func newChecks() *checks {
 	}
 }
 
-// checkNow asks for a probe now, because a caller waits for it. Several requests before the probe is sent count as one.
+// checkNow asks for a probe now: a caller waits for it, or the whole cluster is looked at. Several requests before the probe is sent
+// count as one.
 func (c *checks) checkNow() { notify(c.wanted) }
 
 // SuggestCheck suggests a probe because of other evidence. Several suggestions before the probe is sent count as one. As

@@ -95,7 +95,7 @@ func (r *Route) candidateOf(pool *nodepool.Pool, conn *pgx.Conn) *Candidate {
 	if pool.IsUnusable(conn) {
 		return nil
 	}
-	t := r.current()
+	t := r.currentSelection()
 	for _, cs := range [...][]Candidate{t.fit, t.masters} {
 		for i := range cs {
 			if cs[i].node.pool == pool {
@@ -128,7 +128,7 @@ const moveInterval = time.Second
 // moves reports whether a guest has to make room, because another node has fewer guests and the Picker prefers that node
 // now.
 func (r *Route) moves(at *Candidate) bool {
-	t := r.current()
+	t := r.currentSelection()
 	fewer := func(c *Candidate) bool { return c.load.Guests()+1 < at.load.Guests() }
 	if !slices.ContainsFunc(t.fit, func(c Candidate) bool { return fewer(&c) }) {
 		return false

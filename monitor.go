@@ -424,19 +424,19 @@ func (m *monitor) awaitNextProbe(ctx context.Context) {
 	defer cancel()
 	var renewed *pgx.Conn
 	defer func() { m.replace(renewed) }()
-	lost := make(chan struct{})
+	watchEnded := make(chan struct{})
 	if m.conn != nil {
 		go func() {
-			defer close(lost)
+			defer close(watchEnded)
 			m.watch(ctx)
 		}()
 		defer func() {
 			cancel()
-			<-lost
+			<-watchEnded
 		}()
 	}
 	var due <-chan time.Time
-	ended := lost
+	ended := watchEnded
 	for {
 		select {
 		case <-m.checks.wanted:

@@ -134,7 +134,7 @@ func (p *queueEntry) better() (c *Candidate) {
 			c = nil
 		}
 	}()
-	t := p.route.current()
+	t := p.route.currentSelection()
 	if t.snapshot.closed {
 		return nil
 	}

@@ -4,9 +4,9 @@ import (
 	"github.com/pghasql/hasql/internal/random"
 )
 
-// current returns the candidates as of the current snapshot. The first acquire that sees a new snapshot computes them for
+// currentSelection returns the candidates as of the current snapshot. The first acquire that sees a new snapshot computes them for
 // all.
-func (r *Route) current() *selection {
+func (r *Route) currentSelection() *selection {
 	s := r.cluster.snapshot()
 	t := r.selection.Load()
 	if t == nil || t.snapshot != s {
