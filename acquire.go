@@ -78,7 +78,7 @@ func (r *Route) seek(ctx context.Context, started time.Time, picked *Snapshot, f
 		ctx, cancel = context.WithDeadlineCause(ctx, started.Add(limit), errAcquireTimeout)
 		defer cancel()
 	}
-	var failed map[*node]error // nodes that fit but could not be connected to, since the last change
+	var failed map[*node]error // nodes that fit but could not be connected to, since this acquire last had no candidate left
 	var tried map[string]error
 	for round := 0; ; {
 		t := r.currentSelection()

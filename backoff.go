@@ -2,13 +2,18 @@ package hasql
 
 import "time"
 
-// briskHunt is how long nodes are probed often when the master is missing.
-const briskHunt = 30 * time.Second
+// A hunt slows down in steps, after the master has been missing for these times. Where no master was ever seen a hunt begins as
+// slow as after slowHunt.
+const (
+	briskHunt = 5 * time.Second
+	slowHunt  = 30 * time.Second
+	idleHunt  = 5 * time.Minute
+)
 
-// untilNextProbe is the time until the next probe of a node. It is short while there is no master. It is also short while
+// probeInterval is the time from one probe of a node to the next, before jitter and dial back-off. It is short while there is no master. It is also short while
 // the node is a standby that is about to follow a new master. If no master was ever seen there may be none, as in a DSN
 // with replicas only; an acquire that waits for a master then asks for probes itself.
-func (s *Snapshot) untilNextProbe(n *node, now time.Time, recovery, check time.Duration) time.Duration {
+func (s *Snapshot) probeInterval(n *node, now time.Time, recovery, check time.Duration) time.Duration {
 	since := s.noMasterSince
 	if n := s.state(n); n != nil && since.IsZero() && n.superseded && n.Report.InRecovery {
 		since = n.Since
@@ -18,7 +23,7 @@ func (s *Snapshot) untilNextProbe(n *node, now time.Time, recovery, check time.D
 	}
 	missing := now.Sub(since)
 	if s.incumbent == nil {
-		missing = max(missing, briskHunt)
+		missing = max(missing, slowHunt)
 	}
 	return huntInterval(missing, recovery, check)
 }
@@ -28,11 +33,11 @@ func (s *Snapshot) untilNextProbe(n *node, now time.Time, recovery, check time.D
 // little.
 func huntInterval(missing, recovery, check time.Duration) time.Duration {
 	switch {
-	case missing < 5*time.Second:
-		return min(recovery, check)
 	case missing < briskHunt:
+		return min(recovery, check)
+	case missing < slowHunt:
 		return min(5*recovery, check)
-	case missing < 5*time.Minute:
+	case missing < idleHunt:
 		return min(25*recovery, check)
 	}
 	return check

@@ -419,7 +419,7 @@ func (m *monitor) noSignOfLife() Status {
 func (m *monitor) awaitNextProbe(ctx context.Context) {
 	backoff := random.Jittered(m.backoff)
 	after := func(d time.Duration) time.Duration { return max(d, backoff) - time.Since(m.probedAt) }
-	interval := m.cluster.snapshot().untilNextProbe(m.node, time.Now(), m.recoveryInterval, m.checkInterval)
+	interval := m.cluster.snapshot().probeInterval(m.node, time.Now(), m.recoveryInterval, m.checkInterval)
 	ctx, cancel := context.WithTimeout(ctx, max(random.Jittered(interval)-m.took, after(0)))
 	defer cancel()
 	var renewed *pgx.Conn

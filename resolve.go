@@ -96,8 +96,8 @@ func (s *Snapshot) upgraded(prev *Snapshot) (id uint64) {
 	return id
 }
 
-// resolve gives every node that answers its role and status, in view of the other nodes. It also makes nodes stale that do
-// not answer. takeOutDiverged and takeOutBanned may change the result.
+// resolve gives every node that answers its role and status, in view of the other nodes. It also makes suspect nodes
+// stale, which do not answer. takeOutDiverged and takeOutBanned may change the result.
 func (s *Snapshot) resolve(r ruleSettings) {
 	for i := range s.nodes {
 		n := &s.nodes[i]

@@ -41,8 +41,8 @@ const (
 	// StatusDown is a node that refuses connections, starts, stops, or was silent for DownTimeout. Dials to it fail at
 	// once and its connections are cut.
 	StatusDown
-	// StatusStale is a node out of recovery whose timeline is superseded, or a second master on one timeline. It is never
-	// used, and its connections are cut at once.
+	// StatusStale is a node out of recovery, and not down, whose timeline is superseded, or a second master on one timeline.
+	// It is never used, and its connections are cut at once.
 	StatusStale
 	// StatusForeign is a node of another cluster: its system identifier differs. It is never used, and its connections
 	// are cut.
