@@ -38,7 +38,6 @@ func newLoad(wait func(context.Context, int64) error, readers int) *load {
 }
 
 func TestClientsWorkOneOperationAfterTheOther(t *testing.T) {
-	t.Parallel()
 	testenv.Bubble(t, func(t *testing.T) {
 		l := newLoad(func(ctx context.Context, _ int64) error { return takes(ctx, 4*ms) }, 2)
 		zero := time.Now()
@@ -62,7 +61,6 @@ func TestClientsWorkOneOperationAfterTheOther(t *testing.T) {
 }
 
 func TestOperationBeyondItsLimitFailsAndOneBrokenOffDoesNotCount(t *testing.T) {
-	t.Parallel()
 	testenv.Bubble(t, func(t *testing.T) {
 		l := newLoad(func(ctx context.Context, _ int64) error { return takes(ctx, time.Hour) }, 0)
 		zero := time.Now()
@@ -77,7 +75,6 @@ func TestOperationBeyondItsLimitFailsAndOneBrokenOffDoesNotCount(t *testing.T) {
 }
 
 func TestIdsGoOnAfterARest(t *testing.T) {
-	t.Parallel()
 	testenv.Bubble(t, func(t *testing.T) {
 		refused := errors.New("refused")
 		l := newLoad(func(_ context.Context, id int64) error {

@@ -8,7 +8,6 @@ import (
 )
 
 func TestMachineAtRestHasNoStall(t *testing.T) {
-	t.Parallel()
 	testenv.Bubble(t, func(t *testing.T) {
 		stop := watchMachine()
 		time.Sleep(time.Minute) // the clock of the bubble

@@ -114,7 +114,6 @@ func (s *slowBrowser) Write(data []byte) (int, error) {
 }
 
 func TestSlowBrowserGetsFewerFramesAndMissesNothing(t *testing.T) {
-	t.Parallel()
 	testenv.Bubble(t, func(t *testing.T) {
 		source := newFakeSource()
 		done := make(chan struct{})
